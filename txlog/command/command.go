@@ -141,6 +141,10 @@ type MoveHorizon struct{ To uint64 }
 // Purge deletes keys of dropped participants, at most a fixed number a command.
 type Purge struct{}
 
+// Unknown is a command of a kind that this release does not know. The state
+// machine refuses it; nothing proposes it.
+type Unknown struct{ Kind Kind }
+
 func (*RaiseEpoch) kind() Kind  { return KindRaiseEpoch }
 func (*Decide) kind() Kind      { return KindDecide }
 func (*Settle) kind() Kind      { return KindSettle }
@@ -148,6 +152,7 @@ func (*Activate) kind() Kind    { return KindActivate }
 func (*Configure) kind() Kind   { return KindConfigure }
 func (*MoveHorizon) kind() Kind { return KindMoveHorizon }
 func (*Purge) kind() Kind       { return KindPurge }
+func (u *Unknown) kind() Kind   { return u.Kind }
 
 // Batch is the content of one Raft entry: commands of one coordinator.
 type Batch struct {
