@@ -93,7 +93,10 @@ func Open(o Options) (*Log, error) {
 	}
 	if o.End.Offset == HeaderBytes {
 		// An empty log. Files are from before a Reset, or from beyond the end.
-		return l, l.remove(firsts)
+		if err := l.remove(firsts); err != nil {
+			return nil, err
+		}
+		return l, nil
 	}
 	kept := 0
 	for kept < len(firsts) && firsts[kept] <= o.End.Segment {

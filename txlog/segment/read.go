@@ -23,8 +23,9 @@ type Record struct {
 // log when it began.
 func (l *Log) Read(from uint64, maxBytes int64) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
+		b := budget{left: maxBytes}
 		if maxBytes <= 0 {
-			maxBytes = math.MaxInt64
+			b.left = math.MaxInt64
 		}
 		for {
 			p, err := l.part(from)
@@ -35,7 +36,7 @@ func (l *Log) Read(from uint64, maxBytes int64) iter.Seq2[Record, error] {
 			if p == nil {
 				return
 			}
-			more, err := p.read(from, &maxBytes, yield)
+			more, err := p.read(from, &b, yield)
 			if releaseErr := p.file.release(); err == nil && releaseErr != nil {
 				err = fmt.Errorf("segment: %w", releaseErr)
 			}
@@ -49,6 +50,20 @@ func (l *Log) Read(from uint64, maxBytes int64) iter.Seq2[Record, error] {
 			from = p.after
 		}
 	}
+}
+
+// budget is what a Read may still give. The first record is given in any case, or
+// a reader would never pass a long one.
+type budget struct {
+	left  int64
+	begun bool
+}
+
+func (b *budget) take(size int64) bool {
+	ok := !b.begun || size <= b.left
+	b.begun = true
+	b.left -= size
+	return ok
 }
 
 // part is a segment to read, acquired, as far as it is readable.
@@ -84,10 +99,9 @@ func (l *Log) part(position uint64) (*part, error) {
 }
 
 // read yields the part's records from position on.
-func (p *part) read(from uint64, budget *int64, yield func(Record, error) bool) (more bool, err error) {
+func (p *part) read(from uint64, b *budget, yield func(Record, error) bool) (more bool, err error) {
 	at := p.file.near(from)
 	c := cursor{file: p.file, handle: p.handle, end: p.end, offset: at.offset, position: at.position}
-	first := true
 	for c.position < p.after {
 		if !c.more() {
 			return false, p.file.corrupt(c.offset, "it ends at position %d, before %d", c.position, p.after)
@@ -99,15 +113,12 @@ func (p *part) read(from uint64, budget *int64, yield func(Record, error) bool) 
 		if c.sealed || c.position <= from {
 			continue
 		}
-		size := int64(len(payload))
-		if !first && size > *budget {
+		if !b.take(int64(len(payload))) {
 			return false, nil
 		}
-		first = false
-		*budget -= size
 		if !yield(Record{Position: c.position - 1, Payload: payload}, nil) {
 			return false, nil
 		}
 	}
-	return *budget > 0, nil
+	return true, nil
 }

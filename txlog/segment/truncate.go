@@ -10,19 +10,31 @@ import (
 // active one stays. First tells what is kept. Readers of an unlinked segment read
 // on.
 func (l *Log) TruncateBefore(position uint64) error {
+	// Reset and Close stay away, which may be about to make or unlink files.
+	l.syncMu.Lock()
+	defer l.syncMu.Unlock()
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if err := l.usableLocked(); err != nil {
+		l.mu.Unlock()
 		return err
 	}
-	for len(l.closed) > 0 && l.afterLocked(0) <= position {
-		// Oldest first and out of the list only when gone: a crash, or an error,
-		// leaves a log without holes.
-		if err := os.Remove(l.closed[0].path); err != nil {
+	n := 0
+	for n < len(l.closed) && l.afterLocked(n) <= position {
+		n++
+	}
+	// Nobody begins to read what is no longer in the list.
+	unlink := l.closed[:n]
+	l.closed = l.closed[n:]
+	l.mu.Unlock()
+	for _, f := range unlink {
+		// Oldest first, each on disk before the next: what a crash or an error leaves
+		// is a log without holes.
+		if err := os.Remove(f.path); err != nil {
 			return fmt.Errorf("segment: %w", err)
 		}
-		l.closed = l.closed[1:]
-		l.dirDirty = true
+		if err := syncDir(l.dir); err != nil {
+			return fmt.Errorf("segment: %w", err)
+		}
 	}
 	return nil
 }
