@@ -236,7 +236,7 @@ type Result struct {
 	Key         string
 	Detail      string
 	// Epoch is the coordinator epoch after a RaiseEpoch, the activation epoch
-	// after an Activate.
+	// after an Activate; and the current one where another was refused.
 	Epoch uint64
 	// Remaining tells whether MoveHorizon or Purge left something to do.
 	Remaining bool

@@ -58,11 +58,11 @@ func (e *entryRun) setActivation(p *participant, a Activation) {
 // configure sets the definition.
 func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 	m := e.m
-	if err := checkConfigure(c, &m.meta); err != nil {
-		return refused(command.ReasonMalformed, "%v", err), nil
-	}
 	if c.Version != m.config.Version+1 {
 		return refused(command.ReasonStaleVersion, "the next version is %d, not %d", m.config.Version+1, c.Version), nil
+	}
+	if err := checkConfigure(c, &m.meta); err != nil {
+		return refused(command.ReasonMalformed, "%v", err), nil
 	}
 	drop := m.dropped(c.Participants)
 	var hold []uint32 // the dropped ids that have data

@@ -91,6 +91,9 @@ func (e *entryRun) checkOpen(known Decision, begun uint64) (command.Result, bool
 
 // checkShape says what no correct coordinator sends.
 func checkShape(d *command.Decide) error {
+	if len(d.Fences) > command.MaxParticipants {
+		return fmt.Errorf("%d fences are more than a group can have participants, %d", len(d.Fences), command.MaxParticipants)
+	}
 	for i := range d.Ops {
 		o := &d.Ops[i]
 		if o.Kind == command.OpLog {
@@ -189,9 +192,9 @@ func (e *entryRun) checkFence(name string, epoch uint64) *abort {
 	if p.activation.Epoch == epoch && p.activation.Instance != "" {
 		return nil
 	}
-	detail := fmt.Sprintf("activation epoch %d is not the participant's, %d", epoch, p.activation.Epoch)
+	detail := fmt.Sprintf("the activation epoch is %d, not %d", p.activation.Epoch, epoch)
 	if p.activation.Instance == "" {
-		detail = fmt.Sprintf("the participant has no active instance, activation epoch %d is over", epoch)
+		detail = "the participant has no active instance"
 	}
 	return &abort{reason: command.ReasonMoved, participant: name, detail: detail}
 }
