@@ -99,7 +99,7 @@ func (o *Options) EnsureDefaults() {
 func (o *Options) Validate() error {
 	var faults []error
 	if o.Dir == "" {
-		faults = append(faults, errors.New("Dir is empty; it must name the store's directory"))
+		faults = append(faults, errors.New("no Dir; it must name the store's directory"))
 	}
 	if o.MaxEntryBytes < 1 || o.MaxEntryBytes > largestEntryBytes {
 		faults = append(faults, fmt.Errorf("MaxEntryBytes is %d; it must be 1 to %d", o.MaxEntryBytes, int64(largestEntryBytes)))
