@@ -1,0 +1,515 @@
+package groups
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"sort"
+	"unicode/utf8"
+)
+
+// Bounds of the directory. It is kept whole in memory on every node and its
+// state is copied at each change, so it has to stay small.
+const (
+	// MaxNodes bounds the nodes ever registered and not removed.
+	MaxNodes = 128
+	// MaxGroups bounds groups: each is a Raft shard with a database of its own on
+	// every replica, and hundreds of those are what a node carries.
+	MaxGroups = 1024
+	// MaxMembers bounds the replicas of one group; a quorum of more is slow and
+	// no safer.
+	MaxMembers = 15
+	// maxAddressBytes is a DNS name of the longest kind and a port.
+	maxAddressBytes = 253 + 6
+	// maxDataIDBytes bounds the identity of a data directory.
+	maxDataIDBytes = 64
+)
+
+const (
+	// DirectoryShard is the Raft shard of the directory.
+	DirectoryShard uint64 = 1
+	// firstGroupShard leaves room below for shards of the cluster's own.
+	firstGroupShard uint64 = 100
+)
+
+// Node is a registered node.
+type Node struct {
+	Name string `json:"name"`
+	// ReplicaID is the node's replica in the directory's shard; never reused.
+	ReplicaID uint64 `json:"replica_id"`
+	// APIAddress and RaftAddress are where other nodes and clients reach it.
+	APIAddress  string `json:"api_address"`
+	RaftAddress string `json:"raft_address"`
+	// DataID is the identity of its data directory: a node that comes back with
+	// another one has lost its memory.
+	DataID string `json:"data_id"`
+}
+
+// Member is one replica of a group.
+type Member struct {
+	Node string `json:"node"`
+	// ReplicaID is unique within the shard and never reused.
+	ReplicaID uint64 `json:"replica_id"`
+	// Started is set before the replica first starts: from then on it may have
+	// voted, and must not start without its data.
+	Started bool `json:"started"`
+}
+
+// GroupRecord is what the directory knows of a group. The group's own log is
+// the authority on its definition once it runs; the directory follows.
+type GroupRecord struct {
+	Name    string `json:"name"`
+	ShardID uint64 `json:"shard_id"`
+	// Incarnation counts the lives of the group's log, from 1.
+	Incarnation uint64 `json:"incarnation"`
+	// Version of the definition, from 1.
+	Version uint64 `json:"version"`
+	// DefinitionJSON is the canonical form; see Decode.
+	DefinitionJSON []byte   `json:"definition_json"`
+	Members        []Member `json:"members"`
+	// NextReplicaID is the next one to give in this shard.
+	NextReplicaID uint64 `json:"next_replica_id"`
+}
+
+// Definition decodes the record's definition.
+func (g *GroupRecord) Definition() (Definition, error) { return Decode(g.DefinitionJSON) }
+
+// Member returns the replica on a node.
+func (g *GroupRecord) Member(node string) (Member, bool) {
+	for _, m := range g.Members {
+		if m.Node == node {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+// Nodes returns the members' nodes in replica order.
+func (g *GroupRecord) Nodes() []string {
+	names := make([]string, len(g.Members))
+	for i, m := range g.Members {
+		names[i] = m.Node
+	}
+	return names
+}
+
+func (g *GroupRecord) clone() *GroupRecord {
+	c := *g
+	c.Members = slices.Clone(g.Members)
+	return &c // DefinitionJSON is replaced, never written into
+}
+
+// DirectoryState is the directory after some command. It is immutable: share it
+// freely, change nothing in it.
+type DirectoryState struct {
+	// Revision counts the commands that changed something.
+	Revision uint64
+
+	nodes         map[string]*Node
+	groups        map[string]*GroupRecord
+	nextNodeID    uint64
+	nextGroupID   uint64
+	sortedNodes   []*Node
+	sortedRecords []*GroupRecord
+}
+
+// Nodes returns all nodes by name.
+func (s *DirectoryState) Nodes() []*Node { return s.sortedNodes }
+
+// Groups returns all groups by name.
+func (s *DirectoryState) Groups() []*GroupRecord { return s.sortedRecords }
+
+// Node returns the node of that name.
+func (s *DirectoryState) Node(name string) (*Node, bool) {
+	n, ok := s.nodes[name]
+	return n, ok
+}
+
+// Group returns the group of that name.
+func (s *DirectoryState) Group(name string) (*GroupRecord, bool) {
+	g, ok := s.groups[name]
+	return g, ok
+}
+
+// GroupOfShard returns the group that runs on the shard.
+func (s *DirectoryState) GroupOfShard(shardID uint64) (*GroupRecord, bool) {
+	for _, g := range s.sortedRecords {
+		if g.ShardID == shardID {
+			return g, true
+		}
+	}
+	return nil, false
+}
+
+// RaftMembers returns a group's members as Raft wants them: replica id to
+// address.
+func (s *DirectoryState) RaftMembers(g *GroupRecord) map[uint64]string {
+	members := make(map[uint64]string, len(g.Members))
+	for _, m := range g.Members {
+		if n, ok := s.nodes[m.Node]; ok {
+			members[m.ReplicaID] = n.RaftAddress
+		}
+	}
+	return members
+}
+
+// Placement returns the nodes that hold a new group's replicas: those of its
+// list, or all registered ones. It says which of the list are not registered.
+func (s *DirectoryState) Placement(d *Definition) ([]string, error) {
+	if d.Replicas == nil {
+		names := make([]string, len(s.sortedNodes))
+		for i, n := range s.sortedNodes {
+			names[i] = n.Name
+		}
+		if len(names) == 0 {
+			return nil, fmt.Errorf("group %s: no node is registered yet; start the nodes first", d.Group)
+		}
+		if len(names) > MaxMembers {
+			return nil, fmt.Errorf("group %s: `replicas: all` would be %d replicas, at most %d; list the nodes", d.Group, len(names), MaxMembers)
+		}
+		return names, nil
+	}
+	for _, name := range d.Replicas {
+		if _, ok := s.nodes[name]; !ok {
+			return nil, fmt.Errorf("group %s: replicas names %s, which is no node of the cluster; nodes are %v", d.Group, name, slices.Sorted(maps.Keys(s.nodes)))
+		}
+	}
+	return slices.Clone(d.Replicas), nil
+}
+
+// Directory is the directory's state machine: pure, deterministic, driven by
+// one goroutine. Refusals are results, never errors.
+type Directory struct {
+	state *DirectoryState // replaced at each change, never written into
+}
+
+// NewDirectory returns an empty directory.
+func NewDirectory() *Directory {
+	s := &DirectoryState{
+		nodes:       map[string]*Node{},
+		groups:      map[string]*GroupRecord{},
+		nextNodeID:  1,
+		nextGroupID: firstGroupShard,
+	}
+	return &Directory{state: s}
+}
+
+// State returns the present state.
+func (d *Directory) State() *DirectoryState { return d.state }
+
+// Apply decodes and executes one command.
+func (d *Directory) Apply(data []byte) DirectoryResult {
+	c, err := decodeDirectoryCommand(data)
+	if err != nil {
+		return refuse(RefusedMalformed, "%v", err)
+	}
+	switch {
+	case c.RegisterNode != nil:
+		return d.registerNode(c.RegisterNode)
+	case c.CreateGroup != nil:
+		return d.createGroup(c.CreateGroup)
+	case c.SetDefinition != nil:
+		return d.setDefinition(c.SetDefinition)
+	default:
+		return d.markStarted(c.MarkStarted)
+	}
+}
+
+func refuse(code RefusalCode, format string, args ...any) DirectoryResult {
+	return DirectoryResult{Refused: code, Detail: fmt.Sprintf(format, args...)}
+}
+
+// change installs a successor of the state made by edit.
+func (d *Directory) change(edit func(*DirectoryState)) {
+	next := &DirectoryState{
+		Revision:    d.state.Revision + 1,
+		nodes:       maps.Clone(d.state.nodes),
+		groups:      maps.Clone(d.state.groups),
+		nextNodeID:  d.state.nextNodeID,
+		nextGroupID: d.state.nextGroupID,
+	}
+	edit(next)
+	next.sort()
+	next.check()
+	d.state = next
+}
+
+func (s *DirectoryState) sort() {
+	s.sortedNodes = make([]*Node, 0, len(s.nodes))
+	for _, name := range slices.Sorted(maps.Keys(s.nodes)) {
+		s.sortedNodes = append(s.sortedNodes, s.nodes[name])
+	}
+	s.sortedRecords = make([]*GroupRecord, 0, len(s.groups))
+	for _, name := range slices.Sorted(maps.Keys(s.groups)) {
+		s.sortedRecords = append(s.sortedRecords, s.groups[name])
+	}
+}
+
+// check panics when an invariant does not hold: ids are unique and below the
+// next ones to give, so that none is ever given twice.
+func (s *DirectoryState) check() {
+	if err := s.invariants(); err != nil {
+		panic("groups: directory invariant: " + err.Error())
+	}
+}
+
+func (s *DirectoryState) invariants() error {
+	ids, raftAddresses := map[uint64]string{}, map[string]string{}
+	for _, n := range s.sortedNodes {
+		if n.ReplicaID == 0 || n.ReplicaID >= s.nextNodeID {
+			return fmt.Errorf("node %s has replica id %d, next is %d", n.Name, n.ReplicaID, s.nextNodeID)
+		}
+		if other, taken := ids[n.ReplicaID]; taken {
+			return fmt.Errorf("nodes %s and %s share replica id %d", n.Name, other, n.ReplicaID)
+		}
+		if other, taken := raftAddresses[n.RaftAddress]; taken {
+			return fmt.Errorf("nodes %s and %s share raft address %s", n.Name, other, n.RaftAddress)
+		}
+		ids[n.ReplicaID], raftAddresses[n.RaftAddress] = n.Name, n.Name
+	}
+	shards := map[uint64]string{}
+	for _, g := range s.sortedRecords {
+		if g.ShardID < firstGroupShard || g.ShardID >= s.nextGroupID {
+			return fmt.Errorf("group %s has shard %d, next is %d", g.Name, g.ShardID, s.nextGroupID)
+		}
+		if other, taken := shards[g.ShardID]; taken {
+			return fmt.Errorf("groups %s and %s share shard %d", g.Name, other, g.ShardID)
+		}
+		shards[g.ShardID] = g.Name
+		last := uint64(0)
+		for _, m := range g.Members {
+			if m.ReplicaID <= last || m.ReplicaID >= g.NextReplicaID {
+				return fmt.Errorf("group %s has replica id %d after %d, next is %d", g.Name, m.ReplicaID, last, g.NextReplicaID)
+			}
+			last = m.ReplicaID
+		}
+	}
+	return nil
+}
+
+func (d *Directory) registerNode(c *RegisterNode) DirectoryResult {
+	if refusal := c.check(); refusal != "" {
+		return refuse(RefusedMalformed, "%s", refusal)
+	}
+	old, known := d.state.nodes[c.Name]
+	if known {
+		switch {
+		case old.DataID != c.DataID:
+			return refuse(RefusedForeignData, "node %s is registered with another data directory (%s, not %s): this one was initialised anew, and what the node had voted is lost; put the old directory back, or replace the node with `cohort node replace %s`", c.Name, old.DataID, c.DataID, c.Name)
+		case c.ReplicaID != 0 && c.ReplicaID != old.ReplicaID:
+			return refuse(RefusedExists, "node %s is registered as replica %d of the directory, not %d; keep the order of `cluster` in the node's configuration as it was", c.Name, old.ReplicaID, c.ReplicaID)
+		case c.RaftAddress != old.RaftAddress:
+			return refuse(RefusedExists, "node %s is registered with the Raft address %s, not %s; a member's Raft address stays as it is", c.Name, old.RaftAddress, c.RaftAddress)
+		case c.APIAddress == old.APIAddress:
+			return DirectoryResult{Node: old}
+		}
+	}
+	for _, other := range d.state.sortedNodes {
+		if other.Name == c.Name {
+			continue
+		}
+		if other.RaftAddress == c.RaftAddress || other.APIAddress == c.APIAddress {
+			return refuse(RefusedExists, "node %s has the address %s or %s already; give each node its own", other.Name, c.RaftAddress, c.APIAddress)
+		}
+		if c.ReplicaID != 0 && other.ReplicaID == c.ReplicaID {
+			return refuse(RefusedExists, "node %s is replica %d of the directory already", other.Name, c.ReplicaID)
+		}
+	}
+	if !known && len(d.state.nodes) >= MaxNodes {
+		return refuse(RefusedFull, "the cluster has %d nodes, which is the most; remove one first", MaxNodes)
+	}
+	n := &Node{Name: c.Name, ReplicaID: c.ReplicaID, APIAddress: c.APIAddress, RaftAddress: c.RaftAddress, DataID: c.DataID}
+	d.change(func(s *DirectoryState) {
+		if known {
+			n.ReplicaID = old.ReplicaID
+		} else if n.ReplicaID == 0 {
+			n.ReplicaID = s.nextNodeID
+		}
+		s.nextNodeID = max(s.nextNodeID, n.ReplicaID+1)
+		s.nodes[n.Name] = n
+	})
+	return DirectoryResult{Node: n, Changed: true}
+}
+
+func (d *Directory) createGroup(c *CreateGroup) DirectoryResult {
+	if refusal := c.check(); refusal != "" {
+		return refuse(RefusedMalformed, "%s", refusal)
+	}
+	if g, taken := d.state.groups[c.Group]; taken {
+		if g.Version == 1 && bytes.Equal(g.DefinitionJSON, c.DefinitionJSON) && slices.Equal(g.Nodes(), c.Members) {
+			return DirectoryResult{Group: g} // the same command again
+		}
+		return refuse(RefusedExists, "group %s exists at version %d; change it instead", c.Group, g.Version)
+	}
+	if len(d.state.groups) >= MaxGroups {
+		return refuse(RefusedFull, "the cluster has %d groups, which is the most", MaxGroups)
+	}
+	for _, name := range c.Members {
+		if _, ok := d.state.nodes[name]; !ok {
+			return refuse(RefusedUnknown, "group %s: %s is no node of the cluster", c.Group, name)
+		}
+	}
+	g := &GroupRecord{Name: c.Group, Incarnation: 1, Version: 1, DefinitionJSON: c.DefinitionJSON, NextReplicaID: 1}
+	for _, name := range c.Members {
+		g.Members = append(g.Members, Member{Node: name, ReplicaID: g.NextReplicaID})
+		g.NextReplicaID++
+	}
+	d.change(func(s *DirectoryState) {
+		g.ShardID = s.nextGroupID
+		s.nextGroupID++
+		s.groups[g.Name] = g
+	})
+	return DirectoryResult{Group: g, Changed: true}
+}
+
+func (d *Directory) setDefinition(c *SetDefinition) DirectoryResult {
+	if refusal := c.check(); refusal != "" {
+		return refuse(RefusedMalformed, "%s", refusal)
+	}
+	old, ok := d.state.groups[c.Group]
+	switch {
+	case !ok:
+		return refuse(RefusedUnknown, "there is no group %s", c.Group)
+	case old.Version == c.Version && bytes.Equal(old.DefinitionJSON, c.DefinitionJSON):
+		return DirectoryResult{Group: old} // the same command again
+	case old.Version != c.Expect:
+		return refuse(RefusedVersion, "group %s is at version %d, not %d; read it again and apply the change to that", c.Group, old.Version, c.Expect)
+	}
+	g := old.clone()
+	g.Version, g.DefinitionJSON = c.Version, c.DefinitionJSON
+	d.change(func(s *DirectoryState) { s.groups[g.Name] = g })
+	return DirectoryResult{Group: g, Changed: true}
+}
+
+func (d *Directory) markStarted(c *MarkStarted) DirectoryResult {
+	old, ok := d.state.GroupOfShard(c.ShardID)
+	if !ok {
+		return refuse(RefusedUnknown, "there is no group with shard %d", c.ShardID)
+	}
+	i := slices.IndexFunc(old.Members, func(m Member) bool { return m.ReplicaID == c.ReplicaID })
+	if i < 0 {
+		return refuse(RefusedUnknown, "group %s has no replica %d", old.Name, c.ReplicaID)
+	}
+	if old.Members[i].Started {
+		return DirectoryResult{Group: old}
+	}
+	g := old.clone()
+	g.Members[i].Started = true
+	d.change(func(s *DirectoryState) { s.groups[g.Name] = g })
+	return DirectoryResult{Group: g, Changed: true}
+}
+
+// directorySnapshotFormat is the format of snapshots; never reuse a number.
+const directorySnapshotFormat = 1
+
+// directorySnapshot is the state as it is saved: sorted, so that equal states
+// give equal bytes.
+type directorySnapshot struct {
+	Format      uint32         `json:"format"`
+	Revision    uint64         `json:"revision"`
+	NextNodeID  uint64         `json:"next_node_id"`
+	NextGroupID uint64         `json:"next_group_id"`
+	Nodes       []*Node        `json:"nodes"`
+	Groups      []*GroupRecord `json:"groups"`
+}
+
+// Snapshot encodes the state.
+func (d *Directory) Snapshot() []byte {
+	s := d.state
+	data, err := json.Marshal(directorySnapshot{
+		Format: directorySnapshotFormat, Revision: s.Revision,
+		NextNodeID: s.nextNodeID, NextGroupID: s.nextGroupID,
+		Nodes: s.sortedNodes, Groups: s.sortedRecords,
+	})
+	if err != nil {
+		panic("groups: directory snapshot of plain data failed to encode: " + err.Error())
+	}
+	return data
+}
+
+// Restore replaces the state by that of a snapshot.
+func (d *Directory) Restore(data []byte) error {
+	var snapshot directorySnapshot
+	if err := strictJSON(data, &snapshot); err != nil {
+		return fmt.Errorf("groups: directory snapshot: %w", err)
+	}
+	if snapshot.Format != directorySnapshotFormat {
+		return fmt.Errorf("groups: directory snapshot has format %d, this version reads %d; run the version that wrote it", snapshot.Format, directorySnapshotFormat)
+	}
+	s := &DirectoryState{
+		Revision:    snapshot.Revision,
+		nodes:       make(map[string]*Node, len(snapshot.Nodes)),
+		groups:      make(map[string]*GroupRecord, len(snapshot.Groups)),
+		nextNodeID:  snapshot.NextNodeID,
+		nextGroupID: snapshot.NextGroupID,
+	}
+	for _, n := range snapshot.Nodes {
+		if n == nil || s.nodes[n.Name] != nil {
+			return fmt.Errorf("groups: directory snapshot lists a node twice or not at all")
+		}
+		s.nodes[n.Name] = n
+	}
+	for _, g := range snapshot.Groups {
+		if g == nil || s.groups[g.Name] != nil {
+			return fmt.Errorf("groups: directory snapshot lists a group twice or not at all")
+		}
+		s.groups[g.Name] = g
+	}
+	s.sort()
+	if err := s.invariants(); err != nil {
+		return fmt.Errorf("groups: directory snapshot: %w", err)
+	}
+	d.state = s
+	return nil
+}
+
+func (c *RegisterNode) check() string {
+	switch {
+	case !ValidName(c.Name):
+		return fmt.Sprintf("%q is no name for a node", c.Name)
+	case c.DataID == "" || len(c.DataID) > maxDataIDBytes || !utf8.ValidString(c.DataID):
+		return "the node's data directory has no identity"
+	case c.ReplicaID > MaxNodes:
+		return fmt.Sprintf("replica id %d is beyond the initial ones", c.ReplicaID)
+	}
+	for _, address := range []string{c.APIAddress, c.RaftAddress} {
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" || len(address) > maxAddressBytes || !utf8.ValidString(address) {
+			return fmt.Sprintf("%q is not an address of the form host:port", address)
+		}
+	}
+	return ""
+}
+
+func (c *CreateGroup) check() string {
+	switch {
+	case !ValidName(c.Group):
+		return fmt.Sprintf("%q is no name for a group", c.Group)
+	case len(c.Members) == 0 || len(c.Members) > MaxMembers:
+		return fmt.Sprintf("a group has 1 to %d replicas, not %d", MaxMembers, len(c.Members))
+	}
+	sorted := slices.Clone(c.Members)
+	sort.Strings(sorted)
+	if len(slices.Compact(sorted)) != len(c.Members) {
+		return "a node is listed twice among the replicas"
+	}
+	return checkDefinitionJSON(c.DefinitionJSON)
+}
+
+func (c *SetDefinition) check() string {
+	if c.Version <= c.Expect || c.Expect == 0 {
+		return fmt.Sprintf("version %d does not follow %d", c.Version, c.Expect)
+	}
+	return checkDefinitionJSON(c.DefinitionJSON)
+}
+
+// checkDefinitionJSON looks at the size alone: what a definition may say changes
+// between versions of the program, and replicas of different ones must agree.
+func checkDefinitionJSON(data []byte) string {
+	if len(data) == 0 || len(data) > MaxDefinitionBytes {
+		return fmt.Sprintf("the definition has %d bytes; 1 to %d are kept", len(data), MaxDefinitionBytes)
+	}
+	return ""
+}
