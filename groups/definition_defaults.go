@@ -121,6 +121,8 @@ func (d *Definition) defaultMinCopies() uint64 {
 // normalise makes empty lists nil, so that equal definitions are equal values.
 func (d *Definition) normalise() {
 	emptyToNil(&d.Replicas)
+	emptyToNil(&d.Participants)
+	emptyToNil(&d.Failover.Choose)
 	emptyToNil(&d.Checkpoint.At)
 	for i := range d.Participants {
 		p := &d.Participants[i]

@@ -19,7 +19,8 @@ const (
 	// MaxGroups bounds groups: each is a Raft shard with a database of its own on
 	// every replica, and hundreds of those are what a node carries.
 	MaxGroups = 1024
-	// MaxMembers bounds the replicas of one group; a quorum of more is slow and
+	// MaxMembers bounds the replicas of one group and the initial nodes, who are the
+	// directory's; a quorum of more is slow and
 	// no safer.
 	MaxMembers = 15
 	// maxAddressBytes is a DNS name of the longest kind and a port.
@@ -31,6 +32,9 @@ const (
 const (
 	// DirectoryShard is the Raft shard of the directory.
 	DirectoryShard uint64 = 1
+	// firstJoinedNode is the directory replica of the first node that joins; the
+	// numbers below belong to initial nodes, who may come later than it.
+	firstJoinedNode uint64 = 100
 	// firstGroupShard leaves room below for shards of the cluster's own.
 	firstGroupShard uint64 = 100
 )
@@ -191,9 +195,10 @@ func NewDirectory() *Directory {
 	s := &DirectoryState{
 		nodes:       map[string]*Node{},
 		groups:      map[string]*GroupRecord{},
-		nextNodeID:  1,
+		nextNodeID:  firstJoinedNode,
 		nextGroupID: firstGroupShard,
 	}
+	s.sort()
 	return &Directory{state: s}
 }
 
@@ -311,8 +316,11 @@ func (d *Directory) registerNode(c *RegisterNode) DirectoryResult {
 		if other.Name == c.Name {
 			continue
 		}
-		if other.RaftAddress == c.RaftAddress || other.APIAddress == c.APIAddress {
-			return refuse(RefusedExists, "node %s has the address %s or %s already; give each node its own", other.Name, c.RaftAddress, c.APIAddress)
+		if other.RaftAddress == c.RaftAddress {
+			return refuse(RefusedExists, "node %s has the Raft address %s already; give each node its own", other.Name, c.RaftAddress)
+		}
+		if other.APIAddress == c.APIAddress {
+			return refuse(RefusedExists, "node %s has the API address %s already; give each node its own", other.Name, c.APIAddress)
 		}
 		if c.ReplicaID != 0 && other.ReplicaID == c.ReplicaID {
 			return refuse(RefusedExists, "node %s is replica %d of the directory already", other.Name, c.ReplicaID)
@@ -327,8 +335,8 @@ func (d *Directory) registerNode(c *RegisterNode) DirectoryResult {
 			n.ReplicaID = old.ReplicaID
 		} else if n.ReplicaID == 0 {
 			n.ReplicaID = s.nextNodeID
+			s.nextNodeID++
 		}
-		s.nextNodeID = max(s.nextNodeID, n.ReplicaID+1)
 		s.nodes[n.Name] = n
 	})
 	return DirectoryResult{Node: n, Changed: true}
@@ -472,8 +480,8 @@ func (c *RegisterNode) check() string {
 		return fmt.Sprintf("%q is no name for a node", c.Name)
 	case c.DataID == "" || len(c.DataID) > maxDataIDBytes || !utf8.ValidString(c.DataID):
 		return "the node's data directory has no identity"
-	case c.ReplicaID > MaxNodes:
-		return fmt.Sprintf("replica id %d is beyond the initial ones", c.ReplicaID)
+	case c.ReplicaID > MaxMembers:
+		return fmt.Sprintf("replica id %d is not that of an initial node, 1 to %d", c.ReplicaID, MaxMembers)
 	}
 	for _, address := range []string{c.APIAddress, c.RaftAddress} {
 		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" || len(address) > maxAddressBytes || !utf8.ValidString(address) {

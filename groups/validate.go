@@ -104,7 +104,7 @@ func (d *Definition) problems() strictyaml.Problems {
 	between(&p, "outcomes.age", d.Outcomes.Age, minOutcomeAge, maxInterval)
 	between(&p, "outcomes.count", d.Outcomes.Count, 1, MaxOutcomes)
 	if d.Outcomes.Age < d.Limits.Timeout && d.Outcomes.Age >= minOutcomeAge {
-		p.Add("outcomes.age", "%s is less than limits.timeout, %s: an id could be forgotten while its transaction is tried again, and commit twice; raise the one or lower the other",
+		p.AddWith("outcomes.age", "limits.timeout", "%s is less than limits.timeout, %s: an id could be forgotten while its transaction is tried again, and commit twice; raise the one or lower the other",
 			duration(d.Outcomes.Age), duration(d.Limits.Timeout))
 	}
 	d.retentionProblems(&p)
@@ -205,18 +205,18 @@ func (d *Definition) checkpointProblems(p *strictyaml.Problems) {
 		}
 	}
 	between(p, "checkpoint.min_gap", c.MinGap, 0, maxInterval)
-	if c.Interval != 0 && c.MinGap > c.Interval {
-		p.Add("checkpoint.min_gap", "%s is more than interval, %s, which could never be kept; lower it", duration(c.MinGap), duration(c.Interval))
+	if c.Interval >= minInterval && c.MinGap > c.Interval {
+		p.AddWith("checkpoint.min_gap", "checkpoint.interval", "%s is more than interval, %s, which could never be kept; lower it", duration(c.MinGap), duration(c.Interval))
 	}
 	oneOf(p, "checkpoint.wait_for", c.WaitFor)
 	between(p, "checkpoint.max_wait", c.MaxWait, minPause, maxWait)
 	between(p, "checkpoint.max_pause", c.MaxPause, minPause, maxPause)
 	if c.MaxPause > c.MaxWait {
-		p.Add("checkpoint.max_pause", "%s is more than max_wait, %s, after which the checkpoint gives up; lower it or raise max_wait", duration(c.MaxPause), duration(c.MaxWait))
+		p.AddWith("checkpoint.max_pause", "checkpoint.max_wait", "%s is more than max_wait, %s, after which the checkpoint gives up; lower it or raise max_wait", duration(c.MaxPause), duration(c.MaxWait))
 	}
 	between(p, "checkpoint.min_copies", c.MinCopies, 1, MaxMembers)
 	if n := uint64(len(d.Replicas)); n > 0 && c.MinCopies > n {
-		p.Add("checkpoint.min_copies", "%d copies can never exist on %d replicas; list more replicas or lower it", c.MinCopies, n)
+		p.AddWith("checkpoint.min_copies", "replicas", "%d copies can never exist on %d replicas; list more replicas or lower it", c.MinCopies, n)
 	}
 }
 
@@ -226,9 +226,9 @@ func (d *Definition) retentionProblems(p *strictyaml.Problems) {
 	oneOf(p, "retention.log", r.Log)
 	switch {
 	case r.Log == LogArchive && r.ArchiveDir == "":
-		p.Add("retention.archive_dir", "log is archive, and there is nowhere to put it; name a directory, or write `log: delete`")
+		p.AddWith("retention.archive_dir", "retention.log", "log is archive, and there is nowhere to put it; name a directory, or write `log: delete`")
 	case r.Log == LogDelete && r.ArchiveDir != "":
-		p.Add("retention.archive_dir", "log is delete, so that nothing would be put there; write `log: archive`, or leave archive_dir out")
+		p.AddWith("retention.archive_dir", "retention.log", "log is delete, so that nothing would be put there; write `log: archive`, or leave archive_dir out")
 	}
 	if message := textProblem(r.ArchiveDir); message != "" {
 		p.Add("retention.archive_dir", "%s", message)
@@ -237,7 +237,7 @@ func (d *Definition) retentionProblems(p *strictyaml.Problems) {
 		size(p, "retention.max_disk", r.MaxDisk, 0, strictyaml.MaxSize)
 	}
 	if r.MaxDisk != 0 && r.MaxDisk <= d.Checkpoint.LogBytes {
-		p.Add("retention.max_disk", "%s is reached by the log alone before checkpoint.log_bytes, %s, triggers a checkpoint; raise it or lower log_bytes",
+		p.AddWith("retention.max_disk", "checkpoint.log_bytes", "%s is reached by the log alone before checkpoint.log_bytes, %s, triggers a checkpoint; raise it or lower log_bytes",
 			strictyaml.FormatSize(r.MaxDisk), strictyaml.FormatSize(d.Checkpoint.LogBytes))
 	}
 }
@@ -266,7 +266,7 @@ func (d *Definition) failoverProblems(p *strictyaml.Problems) {
 	oneOf(p, "failback.mode", d.Failback.Mode)
 	between(p, "failback.stable_for", d.Failback.StableFor, 0, maxInterval)
 	if d.Failback.Mode == ModeAuto && d.Failback.StableFor < f.FailAfter {
-		p.Add("failback.stable_for", "%s is less than failover.fail_after, %s: a node that comes and goes would move participants back and forth; raise it", duration(d.Failback.StableFor), duration(f.FailAfter))
+		p.AddWith("failback.stable_for", "failover.fail_after", "%s is less than failover.fail_after, %s: a node that comes and goes would move participants back and forth; raise it", duration(d.Failback.StableFor), duration(f.FailAfter))
 	}
 }
 
@@ -275,18 +275,18 @@ func (d *Definition) limitProblems(p *strictyaml.Problems) {
 	between(p, "limits.in_flight", l.InFlight, 1, MaxInFlight)
 	between(p, "limits.open", l.Open, 1, MaxOpen)
 	if l.Open < l.InFlight && l.Open >= 1 {
-		p.Add("limits.open", "%d is less than in_flight, %d, which could never be reached; raise it or lower in_flight", l.Open, l.InFlight)
+		p.AddWith("limits.open", "limits.in_flight", "%d is less than in_flight, %d, which could never be reached; raise it or lower in_flight", l.Open, l.InFlight)
 	}
 	size(p, "limits.value_bytes", l.ValueBytes, 1, MaxTransactionBytes-transactionOverhead)
 	size(p, "limits.transaction_bytes", l.TransactionBytes, transactionOverhead, MaxTransactionBytes)
 	if l.ValueBytes <= MaxTransactionBytes-transactionOverhead && l.TransactionBytes < l.ValueBytes+transactionOverhead {
-		p.Add("limits.transaction_bytes", "%s does not hold one value of value_bytes, %s, with its key; want at least %d bytes, or lower value_bytes",
+		p.AddWith("limits.transaction_bytes", "limits.value_bytes", "%s does not hold one value of value_bytes, %s, with its key; want at least %d bytes, or lower value_bytes",
 			strictyaml.FormatSize(l.TransactionBytes), strictyaml.FormatSize(l.ValueBytes), l.ValueBytes+transactionOverhead)
 	}
 	between(p, "limits.transaction_keys", l.TransactionKeys, 1, MaxTransactionKeys)
 	size(p, "limits.staged_bytes", l.StagedBytes, 1, MaxStagedBytes)
-	if l.StagedBytes < l.TransactionBytes {
-		p.Add("limits.staged_bytes", "%s is less than transaction_bytes, %s, so that the largest transaction could never be staged; raise it or lower transaction_bytes",
+	if l.StagedBytes >= 1 && l.StagedBytes < l.TransactionBytes {
+		p.AddWith("limits.staged_bytes", "limits.transaction_bytes", "%s is less than transaction_bytes, %s, so that the largest transaction could never be staged; raise it or lower transaction_bytes",
 			strictyaml.FormatSize(l.StagedBytes), strictyaml.FormatSize(l.TransactionBytes))
 	}
 	between(p, "limits.scan_keys", l.ScanKeys, 1, MaxScanKeys)

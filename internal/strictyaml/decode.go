@@ -37,8 +37,7 @@ type field struct {
 }
 
 func (d *Document) value(n ast.Node, v reflect.Value, f field) {
-	line, column := nodePlace(n)
-	d.positions[f.path] = position{line, column}
+	d.positions[f.path] = d.nodePlace(n)
 	switch n.(type) {
 	case *ast.AnchorNode, *ast.AliasNode, *ast.MergeKeyNode:
 		d.Fault(f.path, "anchors and aliases are not read; write the value out")
@@ -85,11 +84,11 @@ func (d *Document) mapping(n ast.Node, v reflect.Value, f field) {
 	fields := structFields(v.Type())
 	firstLine := map[string]int{}
 	for _, pair := range pairs {
-		line, column := place(pair.Key.GetToken())
+		at := d.place(pair.Key.GetToken())
 		key, ok := keyText(pair.Key)
 		path := join(f.path, key)
 		fault := func(message string) {
-			d.faults = append(d.faults, Fault{File: d.file, Line: line, Column: column, Key: path, Message: message})
+			d.faults = append(d.faults, Fault{File: d.file, Line: at.line, Column: at.column, Key: path, Message: message})
 		}
 		if !ok {
 			fault("this is not a plain key; anchors, aliases and merge keys are not read, write the keys out")
@@ -99,22 +98,26 @@ func (d *Document) mapping(n ast.Node, v reflect.Value, f field) {
 			fault(fmt.Sprintf("the key is given twice, first in line %d; leave one", first))
 			continue
 		}
-		firstLine[key] = line
+		firstLine[key] = at.line
 		sf, known := fields[key]
 		if !known {
-			fault(unknownKey(key, v.Type()))
+			message, meant := unknownKey(key, v.Type())
+			fault(message)
+			if meant != "" {
+				d.suspects = append(d.suspects, join(f.path, meant))
+			}
 			continue
 		}
 		d.value(pair.Value, v.FieldByIndex(sf.index), sf.at(path))
 	}
 }
 
-func unknownKey(key string, t reflect.Type) string {
+func unknownKey(key string, t reflect.Type) (message, meant string) {
 	keys := structKeys(t)
 	if near := Suggest(key, keys); near != "" {
-		return fmt.Sprintf("unknown key %s, did you mean %s?", Show(key), Show(near))
+		return fmt.Sprintf("unknown key %s, did you mean %s?", Show(key), Show(near)), near
 	}
-	return fmt.Sprintf("unknown key %s; the keys here are %s", Show(key), strings.Join(keys, ", "))
+	return fmt.Sprintf("unknown key %s; the keys here are %s", Show(key), strings.Join(keys, ", ")), ""
 }
 
 func (d *Document) list(n ast.Node, v reflect.Value, f field) {
@@ -191,6 +194,9 @@ func plainLabel(s string) bool {
 
 func (d *Document) scalar(n ast.Node, v reflect.Value, f field) {
 	text, isString, ok := scalarText(n)
+	if !ok && isText(v.Type()) {
+		text, ok = unquotedColon(n)
+	}
 	if !ok {
 		d.Fault(f.path, wantFor(v.Type(), f)+"; found "+describe(n))
 		return
@@ -256,6 +262,9 @@ func setString(n ast.Node, v reflect.Value, f field, text string, isString bool)
 func setNumber(n ast.Node, v reflect.Value, f field, text string) string {
 	if _, isNumber := n.(*ast.IntegerNode); !isNumber && !isInteger(text) {
 		return wantFor(v.Type(), f) + "; found " + describe(n)
+	}
+	if isQuoted(n) {
+		return wantFor(v.Type(), f) + "; found " + describe(n) + ": remove the quotes"
 	}
 	if !isInteger(text) {
 		return fmt.Sprintf("%s is not written in decimal digits; %s", Show(text), wantFor(v.Type(), f))

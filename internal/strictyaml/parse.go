@@ -20,14 +20,18 @@ const (
 	// maxDepth bounds nesting, since the parser recurses. No file of Cohort goes
 	// deeper than 5.
 	maxDepth = 32
+	// maxDocuments bounds the documents of a file: as many as there may be groups.
+	maxDocuments = 1024
 )
 
 // Document is one YAML document of a file. It is not safe for concurrent use.
 type Document struct {
 	file      string
 	body      ast.Node
+	before    int // lines of the file before the document's first
 	positions map[string]position
 	faults    []Fault
+	suspects  []string // paths of keys that were probably misspelt
 }
 
 type position struct{ line, column int }
@@ -41,22 +45,80 @@ func Parse(file string, data []byte) ([]*Document, []Fault) {
 	if fault, ok := precheck(file, data); !ok {
 		return nil, []Fault{fault}
 	}
-	parsed, fault := parseBytes(file, data)
-	if fault != nil {
-		return nil, []Fault{*fault}
-	}
 	var documents []*Document
-	for _, d := range parsed.Docs {
-		if d.Body == nil {
+	var faults []Fault
+	for _, c := range split(data) {
+		if c.fault != "" {
+			faults = append(faults, Fault{File: file, Line: c.before + 1, Column: 1, Message: c.fault})
 			continue
 		}
-		switch d.Body.(type) {
-		case *ast.NullNode, *ast.CommentNode, *ast.CommentGroupNode, *ast.DirectiveNode:
+		parsed, fault := parseBytes(file, c.data)
+		if fault != nil {
+			if fault.Line > 0 {
+				fault.Line += c.before
+			}
+			faults = append(faults, *fault)
 			continue
 		}
-		documents = append(documents, &Document{file: file, body: d.Body, positions: map[string]position{}})
+		for _, d := range parsed.Docs {
+			if !isEmpty(d.Body) {
+				documents = append(documents, &Document{file: file, body: d.Body, before: c.before, positions: map[string]position{}})
+			}
+		}
+		if len(documents) > maxDocuments {
+			faults = append(faults, Fault{File: file, Line: c.before + 1, Column: 1, Message: fmt.Sprintf("more than %d documents in a file; divide it", maxDocuments)})
+			break
+		}
+	}
+	if len(faults) > 0 {
+		return nil, faults
 	}
 	return documents, nil
+}
+
+func isEmpty(body ast.Node) bool {
+	switch body.(type) {
+	case nil, *ast.NullNode, *ast.CommentNode, *ast.CommentGroupNode:
+		return true
+	}
+	return false
+}
+
+// chunk is the text of one document, or what is wrong with a line between two.
+type chunk struct {
+	data   []byte
+	before int
+	fault  string
+}
+
+// split divides a file at its document markers. The parser could do that, but it
+// loses what follows a document that holds nothing but a comment. A marker at
+// the start of a line ends a document wherever it stands (YAML 1.2.2, 9.1.2).
+func split(data []byte) []chunk {
+	var chunks []chunk
+	current := chunk{}
+	flush := func(next int) {
+		if len(bytes.TrimSpace(current.data)) > 0 {
+			chunks = append(chunks, current)
+		}
+		current = chunk{before: next}
+	}
+	for number, line := range bytes.SplitAfter(data, []byte("\n")) {
+		marker := bytes.HasPrefix(line, []byte("---")) || bytes.HasPrefix(line, []byte("..."))
+		switch {
+		case marker && (len(line) == 3 || bytes.IndexByte([]byte(" \t\r\n"), line[3]) >= 0):
+			flush(number + 1)
+			if rest := bytes.TrimSpace(line[3:]); len(rest) > 0 && rest[0] != '#' {
+				chunks = append(chunks, chunk{before: number, fault: "something follows the document marker; write it in the next line"})
+			}
+		case line != nil && bytes.HasPrefix(line, []byte("%")) && len(bytes.TrimSpace(current.data)) == 0:
+			chunks = append(chunks, chunk{before: number, fault: "directives are not read; remove the line"})
+		default:
+			current.data = append(current.data, line...)
+		}
+	}
+	flush(0)
+	return chunks
 }
 
 // parseBytes runs the YAML parser. A panic of it is a fault of the file: these
@@ -138,16 +200,16 @@ func place(t *token.Token) (line, column int) {
 }
 
 // nodePlace is where a reader sees the node begin: a mapping at its first key.
-func nodePlace(n ast.Node) (line, column int) {
+func (d *Document) nodePlace(n ast.Node) position {
 	switch v := n.(type) {
 	case *ast.MappingNode:
 		if !v.IsFlowStyle && len(v.Values) > 0 {
-			return place(v.Values[0].Key.GetToken())
+			return d.place(v.Values[0].Key.GetToken())
 		}
 	case *ast.MappingValueNode:
-		return place(v.Key.GetToken())
+		return d.place(v.Key.GetToken())
 	}
-	return place(n.GetToken())
+	return d.place(n.GetToken())
 }
 
 // Faults returns what was found wrong so far, in the file's order.
@@ -176,6 +238,15 @@ func (d *Document) Fault(path, message string) {
 		at, ok = d.positions[above]
 	}
 	d.faults = append(d.faults, Fault{File: d.file, Line: at.line, Column: at.column, Key: path, Message: message})
+}
+
+// place is the place of a token in the file.
+func (d *Document) place(t *token.Token) position {
+	line, column := place(t)
+	if line > 0 {
+		line += d.before
+	}
+	return position{line, column}
 }
 
 // Where names the place of the path's value, as in "group.yaml:3:8".

@@ -2,13 +2,17 @@ package strictyaml
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
 // Problem is one thing wrong with a decoded value, whatever it came from.
 type Problem struct {
 	// Path of the key, as in "participants[ledger].nodes".
-	Path    string
+	Path string
+	// With is the path of the key it does not go with, if it is such a problem: a
+	// file that says nothing of Path is wrong there.
+	With    string
 	Message string
 }
 
@@ -20,21 +24,31 @@ func (p *Problems) Add(path, format string, args ...any) {
 	*p = append(*p, Problem{Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
+// AddWith records that the keys at path and with do not go together.
+func (p *Problems) AddWith(path, with, format string, args ...any) {
+	*p = append(*p, Problem{Path: path, With: with, Message: fmt.Sprintf(format, args...)})
+}
+
 // Check records the problems found in what the document was decoded into. Those
 // of keys that could not be decoded, and of what is below or above them, are
 // left out: the value there is not what the file meant.
 func (d *Document) Check(problems Problems) {
-	var broken []string
+	broken := slices.Clone(d.suspects)
 	for _, f := range d.faults {
 		broken = append(broken, f.Key)
 	}
 	for _, p := range problems {
 		related := false
 		for _, key := range broken {
-			related = related || below(p.Path, key) || below(key, p.Path)
+			related = related || below(p.Path, key) || below(key, p.Path) || (p.With != "" && below(p.With, key))
 		}
-		if !related {
-			d.Fault(p.Path, p.Message)
+		if related {
+			continue
+		}
+		d.Fault(p.Path, p.Message)
+		if at, ok := d.positions[p.With]; ok && p.With != "" && !d.Has(p.Path) {
+			last := &d.faults[len(d.faults)-1]
+			last.Line, last.Column = at.line, at.column
 		}
 	}
 }

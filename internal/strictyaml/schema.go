@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 )
 
 // structField is a struct's field as its yaml tag describes it.
@@ -142,7 +143,38 @@ func keyText(n ast.MapKeyNode) (string, bool) {
 	}
 }
 
+// isQuoted reports whether a scalar is written in quotes. (A number too large
+// for the parser is text to it, without being quoted.)
+func isQuoted(n ast.Node) bool {
+	t := n.GetToken().Type
+	return t == token.SingleQuoteType || t == token.DoubleQuoteType
+}
+
+// unquotedColon mends text like 03:00 in a flow mapping, which the parser takes
+// for a key and a value although no space follows the colon.
+func unquotedColon(n ast.Node) (string, bool) {
+	pair, ok := n.(*ast.MappingValueNode)
+	if m, isMapping := n.(*ast.MappingNode); isMapping && !m.IsFlowStyle && len(m.Values) == 1 {
+		pair, ok = m.Values[0], true
+	}
+	if !ok {
+		return "", false
+	}
+	key, value := pair.Key.GetToken(), pair.Value.GetToken()
+	if _, _, scalar := scalarText(pair.Value); !scalar || isQuoted(pair.Key) || isQuoted(pair.Value) {
+		return "", false
+	}
+	if key.Position.Line != value.Position.Line || value.Position.Column != key.Position.Column+len(key.Value)+1 {
+		return "", false
+	}
+	return key.Value + ":" + value.Value, true
+}
+
+// join makes the path of a key; one that is not plain is shown quoted.
 func join(path, key string) string {
+	if shown := Show(key); shown != "`"+key+"`" {
+		key = shown
+	}
 	if path == "" {
 		return key
 	}
