@@ -14,8 +14,6 @@ type abort struct {
 	detail      string
 }
 
-func (a *abort) Error() string { return a.detail }
-
 // decide runs the rules of the package's documentation in their order.
 func (e *entryRun) decide(d *command.Decide) (command.Result, error) {
 	m := e.m

@@ -1,0 +1,189 @@
+package command_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/cohort-tx/cohort/txlog/command"
+)
+
+func ptr(v int64) *int64 { return &v }
+
+// everything holds each command with each of its fields set.
+func everything() *command.Batch {
+	return &command.Batch{
+		Epoch:        7,
+		TimeUnixNano: -5,
+		Commands: []command.Command{
+			&command.RaiseEpoch{Node: "n1"},
+			&command.Decide{
+				Attempt:       command.Attempt{ID: "order-1", Begun: math.MaxUint64},
+				RequestDigest: []byte("digest"),
+				Fences:        []command.Fence{{Participant: "a", Epoch: 3}, {Participant: "b", Epoch: 1}},
+				Reads:         []command.Read{{Participant: "a", Key: "k\x00", Version: 300}},
+				Scans:         []command.ScanRead{{Participant: "a", Start: "a", End: "z", Hash: [16]byte{1, 15: 9}}},
+				Ops: []command.Op{
+					{Kind: command.OpPut, Participant: "a", Key: "k", Value: []byte("v")},
+					{Kind: command.OpPut, Participant: "a", Key: "empty"},
+					{Kind: command.OpDelete, Participant: "a", Key: "k"},
+					{Kind: command.OpAdd, Participant: "b", Key: "n", Delta: math.MinInt64},
+					{Kind: command.OpAdd, Participant: "b", Key: "n", Delta: 1, AtLeast: ptr(0)},
+					{Kind: command.OpAdd, Participant: "b", Key: "n", Delta: 1, AtMost: ptr(-1)},
+					{Kind: command.OpAdd, Participant: "b", Key: "n", Delta: 1, AtLeast: ptr(1), AtMost: ptr(math.MaxInt64)},
+					{Kind: command.OpLog, Participant: "b", Value: []byte("change"), AppliedEpoch: 4},
+				},
+			},
+			&command.Decide{Attempt: command.Attempt{ID: "order-2"}},
+			&command.Settle{ID: "order-1", Begun: 9, Reason: command.ReasonTimeout, Detail: "late"},
+			&command.Activate{Participant: "a", Node: "n2", Instance: "i", Expect: 5},
+			&command.Configure{
+				Version: 1, Incarnation: 2, Participants: []string{"a", "b"},
+				Limits:     command.Limits{ValueBytes: 1, TransactionBytes: 2, TransactionKeys: 3, ScanKeys: 4},
+				Definition: []byte("{}"), Prune: true,
+			},
+			&command.MoveHorizon{To: 11},
+			&command.Purge{},
+			&command.Unknown{Kind: 200},
+		},
+	}
+}
+
+func someResults() []command.Result {
+	return []command.Result{
+		{Status: command.StatusCommitted, Receipt: command.Receipt{ID: "o", Incarnation: 1, Position: 2, Begun: 3, TimeUnixNano: -4}},
+		{Status: command.StatusAborted, Reason: command.ReasonConflict, Participant: "a", Key: "k", Detail: "d"},
+		{Status: command.StatusRefused, Reason: command.ReasonStaleEpoch, Epoch: 9},
+		{Status: command.StatusDone, Remaining: true},
+	}
+}
+
+func someEntry() command.Entry {
+	return command.Entry{
+		Position: 1, ID: "o", Begun: 2, Index: 3, TimeUnixNano: 4,
+		Changes: []command.Change{
+			{Kind: command.OpPut, Participant: "a", Key: "k", Value: []byte("v")},
+			{Kind: command.OpDelete, Participant: "a", Key: "k"},
+			{Kind: command.OpAdd, Participant: "a", Key: "n", Value: []byte("-3"), Delta: -4},
+			{Kind: command.OpLog, Participant: "b", Value: []byte("c"), AppliedEpoch: 5},
+		},
+	}
+}
+
+// What is encoded comes back as it was; a field forgotten on either side shows.
+func TestRoundTrip(t *testing.T) {
+	b := everything()
+	data := command.AppendBatch([]byte("before"), b)[len("before"):]
+	got, err := command.DecodeBatch(data)
+	if err != nil || !reflect.DeepEqual(got, b) {
+		t.Errorf("batch: %v\n got %+v\nwant %+v", err, got, b)
+	}
+	results := someResults()
+	r, err := command.DecodeResults(command.AppendResults(nil, results))
+	if err != nil || !reflect.DeepEqual(r, results) {
+		t.Errorf("results: %v\n got %+v\nwant %+v", err, r, results)
+	}
+	entry := someEntry()
+	e, err := command.DecodeEntry(command.AppendEntry(nil, &entry))
+	if err != nil || !reflect.DeepEqual(e, entry) {
+		t.Errorf("entry: %v\n got %+v\nwant %+v", err, e, entry)
+	}
+}
+
+// Every prefix, every longer run, and other versions are refused.
+func TestMalformed(t *testing.T) {
+	entry := someEntry()
+	for name, c := range map[string]struct {
+		data   []byte
+		decode func([]byte) error
+	}{
+		"batch":   {command.AppendBatch(nil, everything()), func(d []byte) error { _, err := command.DecodeBatch(d); return err }},
+		"results": {command.AppendResults(nil, someResults()), func(d []byte) error { _, err := command.DecodeResults(d); return err }},
+		"entry":   {command.AppendEntry(nil, &entry), func(d []byte) error { _, err := command.DecodeEntry(d); return err }},
+	} {
+		check := func(what string, data []byte) {
+			if err := c.decode(data); !errors.Is(err, command.ErrMalformed) {
+				t.Errorf("%s, %s: %v", name, what, err)
+			}
+		}
+		for n := range c.data {
+			check(fmt.Sprintf("%d of its bytes", n), c.data[:n])
+		}
+		check("with a byte more", append(bytes.Clone(c.data), 0))
+		newer := bytes.Clone(c.data)
+		newer[1]++
+		check("of a newer version", newer)
+		other := bytes.Clone(c.data)
+		other[0] = 'x'
+		check("of another sort", other)
+		check("a count without content", append([]byte{c.data[0], 1}, bytes.Repeat([]byte{0xff}, 9)...))
+	}
+	many := &command.Batch{}
+	for range command.MaxBatchCommands + 1 {
+		many.Commands = append(many.Commands, &command.Purge{})
+	}
+	if _, err := command.DecodeBatch(command.AppendBatch(nil, many)); !errors.Is(err, command.ErrMalformed) {
+		t.Errorf("too many commands: %v", err)
+	}
+	longVarint := []byte{'b', 1, 0x80, 0x00, 0, 0}
+	if _, err := command.DecodeBatch(longVarint); !errors.Is(err, command.ErrMalformed) {
+		t.Errorf("a number longer than needed: %v", err)
+	}
+}
+
+// A decoder's second batch owes nothing to its first, also when they are large.
+func TestDecoderReuse(t *testing.T) {
+	large := &command.Batch{}
+	for i := range 300 {
+		d := &command.Decide{Attempt: command.Attempt{ID: fmt.Sprint("o", i)}}
+		for j := range 70 {
+			d.Ops = append(d.Ops, command.Op{Kind: command.OpAdd, Participant: "a", Key: fmt.Sprint(j), Delta: 1, AtLeast: ptr(int64(j))})
+		}
+		large.Commands = append(large.Commands, d)
+	}
+	var d command.Decoder
+	for _, b := range []*command.Batch{everything(), large, everything(), {Epoch: 1}, large} {
+		got, err := d.Batch(command.AppendBatch(nil, b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fmt.Sprint(len(got.Commands)) != fmt.Sprint(len(b.Commands)) || len(b.Commands) > 0 && !reflect.DeepEqual(got, b) {
+			t.Fatalf("got %+v, want %+v", got, b)
+		}
+	}
+}
+
+func TestChecks(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		err  error
+		ok   bool
+	}{
+		{"id", command.CheckID("order-17/é"), true},
+		{"longest id", command.CheckID(strings.Repeat("x", 256)), true},
+		{"empty id", command.CheckID(""), false},
+		{"long id", command.CheckID(strings.Repeat("x", 257)), false},
+		{"id with a newline", command.CheckID("a\nb"), false},
+		{"id that is no UTF-8", command.CheckID("a\xff"), false},
+		{"name", command.CheckName("a-9"), true},
+		{"longest name", command.CheckName(strings.Repeat("x", 63)), true},
+		{"long name", command.CheckName(strings.Repeat("x", 64)), false},
+		{"empty name", command.CheckName(""), false},
+		{"name with a slash", command.CheckName("a/b"), false},
+		{"name that begins with a digit", command.CheckName("9a"), false},
+		{"key", command.CheckKey("\x00"), true},
+		{"longest key", command.CheckKey(strings.Repeat("x", 1024)), true},
+		{"empty key", command.CheckKey(""), false},
+		{"long key", command.CheckKey(strings.Repeat("x", 1025)), false},
+		{"default limits", command.Limits{}.WithDefaults().Validate(), true},
+		{"large limits", command.Limits{ScanKeys: 1 << 40}.Validate(), false},
+	} {
+		if (c.err == nil) != c.ok {
+			t.Errorf("%s: %v", c.what, c.err)
+		}
+	}
+}
