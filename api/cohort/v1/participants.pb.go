@@ -79,7 +79,395 @@ func (x Refused_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Code.Descriptor instead.
 func (Refused_Code) EnumDescriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{10, 0}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{15, 0}
+}
+
+type ProbeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means all groups.
+	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeRequest) Reset() {
+	*x = ProbeRequest{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeRequest) ProtoMessage() {}
+
+func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
+func (*ProbeRequest) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ProbeRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type ProbeResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Node            string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Version         string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	DirectoryLeader bool                   `protobuf:"varint,3,opt,name=directory_leader,json=directoryLeader,proto3" json:"directory_leader,omitempty"`
+	// Replicas on the node.
+	Replicas      []*ReplicaProbe `protobuf:"bytes,4,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeResponse) Reset() {
+	*x = ProbeResponse{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeResponse) ProtoMessage() {}
+
+func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
+func (*ProbeResponse) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ProbeResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ProbeResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ProbeResponse) GetDirectoryLeader() bool {
+	if x != nil {
+		return x.DirectoryLeader
+	}
+	return false
+}
+
+func (x *ProbeResponse) GetReplicas() []*ReplicaProbe {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+// ReplicaProbe is one replica as its node sees it.
+type ReplicaProbe struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Node that leads as far as the replica knows; empty when it knows none.
+	Leader        string `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"`
+	Position      uint64 `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
+	AppliedIndex  uint64 `protobuf:"varint,4,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Incarnation   uint64 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	FirstPosition uint64 `protobuf:"varint,6,opt,name=first_position,json=firstPosition,proto3" json:"first_position,omitempty"`
+	LogBytes      uint64 `protobuf:"varint,7,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
+	Outcomes      uint64 `protobuf:"varint,8,opt,name=outcomes,proto3" json:"outcomes,omitempty"`
+	Horizon       uint64 `protobuf:"varint,9,opt,name=horizon,proto3" json:"horizon,omitempty"`
+	Version       uint64 `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`
+	// Commit time of the newest committed transaction, in Unix nanoseconds.
+	LastCommitUnixNano int64 `protobuf:"varint,11,opt,name=last_commit_unix_nano,json=lastCommitUnixNano,proto3" json:"last_commit_unix_nano,omitempty"`
+	// What is wrong with the replica; empty when nothing is.
+	Error string `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
+	// The node runs the group's coordinator; what follows is set only then.
+	Serving          bool               `protobuf:"varint,13,opt,name=serving,proto3" json:"serving,omitempty"`
+	CoordinatorEpoch uint64             `protobuf:"varint,14,opt,name=coordinator_epoch,json=coordinatorEpoch,proto3" json:"coordinator_epoch,omitempty"`
+	OpenTransactions uint64             `protobuf:"varint,15,opt,name=open_transactions,json=openTransactions,proto3" json:"open_transactions,omitempty"`
+	Participants     []*ParticipantInfo `protobuf:"bytes,16,rep,name=participants,proto3" json:"participants,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ReplicaProbe) Reset() {
+	*x = ReplicaProbe{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaProbe) ProtoMessage() {}
+
+func (x *ReplicaProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaProbe.ProtoReflect.Descriptor instead.
+func (*ReplicaProbe) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ReplicaProbe) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ReplicaProbe) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *ReplicaProbe) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetFirstPosition() uint64 {
+	if x != nil {
+		return x.FirstPosition
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetLogBytes() uint64 {
+	if x != nil {
+		return x.LogBytes
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetOutcomes() uint64 {
+	if x != nil {
+		return x.Outcomes
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetHorizon() uint64 {
+	if x != nil {
+		return x.Horizon
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetLastCommitUnixNano() int64 {
+	if x != nil {
+		return x.LastCommitUnixNano
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ReplicaProbe) GetServing() bool {
+	if x != nil {
+		return x.Serving
+	}
+	return false
+}
+
+func (x *ReplicaProbe) GetCoordinatorEpoch() uint64 {
+	if x != nil {
+		return x.CoordinatorEpoch
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetOpenTransactions() uint64 {
+	if x != nil {
+		return x.OpenTransactions
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetParticipants() []*ParticipantInfo {
+	if x != nil {
+		return x.Participants
+	}
+	return nil
+}
+
+type ConfigureRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The whole definition in its canonical form.
+	DefinitionJson []byte `protobuf:"bytes,2,opt,name=definition_json,json=definitionJson,proto3" json:"definition_json,omitempty"`
+	Prune          bool   `protobuf:"varint,3,opt,name=prune,proto3" json:"prune,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ConfigureRequest) Reset() {
+	*x = ConfigureRequest{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureRequest) ProtoMessage() {}
+
+func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
+func (*ConfigureRequest) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ConfigureRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ConfigureRequest) GetDefinitionJson() []byte {
+	if x != nil {
+		return x.DefinitionJson
+	}
+	return nil
+}
+
+func (x *ConfigureRequest) GetPrune() bool {
+	if x != nil {
+		return x.Prune
+	}
+	return false
+}
+
+type ConfigureResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureResponse) Reset() {
+	*x = ConfigureResponse{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureResponse) ProtoMessage() {}
+
+func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
+func (*ConfigureResponse) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ConfigureResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
 }
 
 // InstanceMessage goes from an instance towards the coordinator.
@@ -99,7 +487,7 @@ type InstanceMessage struct {
 
 func (x *InstanceMessage) Reset() {
 	*x = InstanceMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[0]
+	mi := &file_cohort_v1_participants_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -111,7 +499,7 @@ func (x *InstanceMessage) String() string {
 func (*InstanceMessage) ProtoMessage() {}
 
 func (x *InstanceMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[0]
+	mi := &file_cohort_v1_participants_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -124,7 +512,7 @@ func (x *InstanceMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceMessage.ProtoReflect.Descriptor instead.
 func (*InstanceMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{0}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *InstanceMessage) GetMessage() isInstanceMessage_Message {
@@ -237,7 +625,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[1]
+	mi := &file_cohort_v1_participants_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -249,7 +637,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[1]
+	mi := &file_cohort_v1_participants_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -262,7 +650,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{1}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Hello) GetGroup() string {
@@ -323,7 +711,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[2]
+	mi := &file_cohort_v1_participants_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +723,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[2]
+	mi := &file_cohort_v1_participants_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +736,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{2}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Goodbye) GetReason() string {
@@ -368,7 +756,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[3]
+	mi := &file_cohort_v1_participants_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +768,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[3]
+	mi := &file_cohort_v1_participants_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +781,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{3}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Ready) GetActivationEpoch() uint64 {
@@ -429,7 +817,7 @@ type StepResult struct {
 
 func (x *StepResult) Reset() {
 	*x = StepResult{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[4]
+	mi := &file_cohort_v1_participants_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +829,7 @@ func (x *StepResult) String() string {
 func (*StepResult) ProtoMessage() {}
 
 func (x *StepResult) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[4]
+	mi := &file_cohort_v1_participants_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +842,7 @@ func (x *StepResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
 func (*StepResult) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{4}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StepResult) GetCall() uint64 {
@@ -538,7 +926,7 @@ type Vote struct {
 
 func (x *Vote) Reset() {
 	*x = Vote{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[5]
+	mi := &file_cohort_v1_participants_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +938,7 @@ func (x *Vote) String() string {
 func (*Vote) ProtoMessage() {}
 
 func (x *Vote) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[5]
+	mi := &file_cohort_v1_participants_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +951,7 @@ func (x *Vote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vote.ProtoReflect.Descriptor instead.
 func (*Vote) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{5}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Vote) GetCall() uint64 {
@@ -606,7 +994,7 @@ type NodeMessage struct {
 
 func (x *NodeMessage) Reset() {
 	*x = NodeMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[6]
+	mi := &file_cohort_v1_participants_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +1006,7 @@ func (x *NodeMessage) String() string {
 func (*NodeMessage) ProtoMessage() {}
 
 func (x *NodeMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[6]
+	mi := &file_cohort_v1_participants_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +1019,7 @@ func (x *NodeMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMessage.ProtoReflect.Descriptor instead.
 func (*NodeMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{6}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeMessage) GetMessage() isNodeMessage_Message {
@@ -765,7 +1153,7 @@ type Activated struct {
 
 func (x *Activated) Reset() {
 	*x = Activated{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[7]
+	mi := &file_cohort_v1_participants_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +1165,7 @@ func (x *Activated) String() string {
 func (*Activated) ProtoMessage() {}
 
 func (x *Activated) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[7]
+	mi := &file_cohort_v1_participants_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +1178,7 @@ func (x *Activated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activated.ProtoReflect.Descriptor instead.
 func (*Activated) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{7}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Activated) GetEpoch() uint64 {
@@ -831,7 +1219,7 @@ type Standby struct {
 
 func (x *Standby) Reset() {
 	*x = Standby{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[8]
+	mi := &file_cohort_v1_participants_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +1231,7 @@ func (x *Standby) String() string {
 func (*Standby) ProtoMessage() {}
 
 func (x *Standby) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[8]
+	mi := &file_cohort_v1_participants_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +1244,7 @@ func (x *Standby) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standby.ProtoReflect.Descriptor instead.
 func (*Standby) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{8}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Standby) GetActiveEpoch() uint64 {
@@ -877,7 +1265,7 @@ type Fenced struct {
 
 func (x *Fenced) Reset() {
 	*x = Fenced{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[9]
+	mi := &file_cohort_v1_participants_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1277,7 @@ func (x *Fenced) String() string {
 func (*Fenced) ProtoMessage() {}
 
 func (x *Fenced) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[9]
+	mi := &file_cohort_v1_participants_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1290,7 @@ func (x *Fenced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fenced.ProtoReflect.Descriptor instead.
 func (*Fenced) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{9}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Fenced) GetEpoch() uint64 {
@@ -929,7 +1317,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[10]
+	mi := &file_cohort_v1_participants_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1329,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[10]
+	mi := &file_cohort_v1_participants_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1342,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{10}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Refused) GetCode() Refused_Code {
@@ -991,7 +1379,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[11]
+	mi := &file_cohort_v1_participants_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1391,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[11]
+	mi := &file_cohort_v1_participants_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1404,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{11}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Step) GetCall() uint64 {
@@ -1103,7 +1491,7 @@ type Prepare struct {
 
 func (x *Prepare) Reset() {
 	*x = Prepare{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[12]
+	mi := &file_cohort_v1_participants_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1503,7 @@ func (x *Prepare) String() string {
 func (*Prepare) ProtoMessage() {}
 
 func (x *Prepare) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[12]
+	mi := &file_cohort_v1_participants_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1516,7 @@ func (x *Prepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepare.ProtoReflect.Descriptor instead.
 func (*Prepare) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{12}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Prepare) GetCall() uint64 {
@@ -1179,7 +1567,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[13]
+	mi := &file_cohort_v1_participants_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1579,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[13]
+	mi := &file_cohort_v1_participants_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1592,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{13}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Notice) GetAttempt() *Attempt {
@@ -1245,7 +1633,7 @@ type AgentMessage struct {
 
 func (x *AgentMessage) Reset() {
 	*x = AgentMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[14]
+	mi := &file_cohort_v1_participants_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1645,7 @@ func (x *AgentMessage) String() string {
 func (*AgentMessage) ProtoMessage() {}
 
 func (x *AgentMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[14]
+	mi := &file_cohort_v1_participants_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1658,7 @@ func (x *AgentMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMessage.ProtoReflect.Descriptor instead.
 func (*AgentMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{14}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AgentMessage) GetMessage() isAgentMessage_Message {
@@ -1370,7 +1758,7 @@ type AgentHello struct {
 
 func (x *AgentHello) Reset() {
 	*x = AgentHello{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[15]
+	mi := &file_cohort_v1_participants_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1770,7 @@ func (x *AgentHello) String() string {
 func (*AgentHello) ProtoMessage() {}
 
 func (x *AgentHello) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[15]
+	mi := &file_cohort_v1_participants_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1783,7 @@ func (x *AgentHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentHello.ProtoReflect.Descriptor instead.
 func (*AgentHello) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{15}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AgentHello) GetNode() string {
@@ -1421,7 +1809,7 @@ type InstanceAttached struct {
 
 func (x *InstanceAttached) Reset() {
 	*x = InstanceAttached{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[16]
+	mi := &file_cohort_v1_participants_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1821,7 @@ func (x *InstanceAttached) String() string {
 func (*InstanceAttached) ProtoMessage() {}
 
 func (x *InstanceAttached) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[16]
+	mi := &file_cohort_v1_participants_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1834,7 @@ func (x *InstanceAttached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceAttached.ProtoReflect.Descriptor instead.
 func (*InstanceAttached) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{16}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InstanceAttached) GetHello() *Hello {
@@ -1467,7 +1855,7 @@ type InstanceDetached struct {
 
 func (x *InstanceDetached) Reset() {
 	*x = InstanceDetached{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[17]
+	mi := &file_cohort_v1_participants_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1867,7 @@ func (x *InstanceDetached) String() string {
 func (*InstanceDetached) ProtoMessage() {}
 
 func (x *InstanceDetached) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[17]
+	mi := &file_cohort_v1_participants_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1880,7 @@ func (x *InstanceDetached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceDetached.ProtoReflect.Descriptor instead.
 func (*InstanceDetached) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{17}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InstanceDetached) GetParticipant() string {
@@ -1527,7 +1915,7 @@ type FromInstance struct {
 
 func (x *FromInstance) Reset() {
 	*x = FromInstance{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[18]
+	mi := &file_cohort_v1_participants_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1927,7 @@ func (x *FromInstance) String() string {
 func (*FromInstance) ProtoMessage() {}
 
 func (x *FromInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[18]
+	mi := &file_cohort_v1_participants_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1940,7 @@ func (x *FromInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromInstance.ProtoReflect.Descriptor instead.
 func (*FromInstance) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{18}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FromInstance) GetParticipant() string {
@@ -1585,7 +1973,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[19]
+	mi := &file_cohort_v1_participants_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1985,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[19]
+	mi := &file_cohort_v1_participants_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1998,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{19}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Heartbeat) GetSequence() uint64 {
@@ -1635,7 +2023,7 @@ type CoordinatorMessage struct {
 
 func (x *CoordinatorMessage) Reset() {
 	*x = CoordinatorMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[20]
+	mi := &file_cohort_v1_participants_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +2035,7 @@ func (x *CoordinatorMessage) String() string {
 func (*CoordinatorMessage) ProtoMessage() {}
 
 func (x *CoordinatorMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[20]
+	mi := &file_cohort_v1_participants_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +2048,7 @@ func (x *CoordinatorMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorMessage.ProtoReflect.Descriptor instead.
 func (*CoordinatorMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{20}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CoordinatorMessage) GetMessage() isCoordinatorMessage_Message {
@@ -1730,7 +2118,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[21]
+	mi := &file_cohort_v1_participants_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +2130,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[21]
+	mi := &file_cohort_v1_participants_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +2143,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{21}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Welcome) GetCoordinatorEpoch() uint64 {
@@ -1783,7 +2171,7 @@ type ToInstance struct {
 
 func (x *ToInstance) Reset() {
 	*x = ToInstance{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[22]
+	mi := &file_cohort_v1_participants_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +2183,7 @@ func (x *ToInstance) String() string {
 func (*ToInstance) ProtoMessage() {}
 
 func (x *ToInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[22]
+	mi := &file_cohort_v1_participants_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +2196,7 @@ func (x *ToInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToInstance.ProtoReflect.Descriptor instead.
 func (*ToInstance) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{22}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ToInstance) GetParticipant() string {
@@ -1836,7 +2224,38 @@ var File_cohort_v1_participants_proto protoreflect.FileDescriptor
 
 const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccohort/v1/participants.proto\x12\tcohort.v1\x1a\x1ccohort/v1/transactions.proto\"\x81\x02\n" +
+	"\x1ccohort/v1/participants.proto\x12\tcohort.v1\x1a\x17cohort/v1/cluster.proto\x1a\x1ccohort/v1/transactions.proto\"$\n" +
+	"\fProbeRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\x9d\x01\n" +
+	"\rProbeResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12)\n" +
+	"\x10directory_leader\x18\x03 \x01(\bR\x0fdirectoryLeader\x123\n" +
+	"\breplicas\x18\x04 \x03(\v2\x17.cohort.v1.ReplicaProbeR\breplicas\"\xb0\x04\n" +
+	"\fReplicaProbe\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
+	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x1a\n" +
+	"\bposition\x18\x03 \x01(\x04R\bposition\x12#\n" +
+	"\rapplied_index\x18\x04 \x01(\x04R\fappliedIndex\x12 \n" +
+	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\x12%\n" +
+	"\x0efirst_position\x18\x06 \x01(\x04R\rfirstPosition\x12\x1b\n" +
+	"\tlog_bytes\x18\a \x01(\x04R\blogBytes\x12\x1a\n" +
+	"\boutcomes\x18\b \x01(\x04R\boutcomes\x12\x18\n" +
+	"\ahorizon\x18\t \x01(\x04R\ahorizon\x12\x18\n" +
+	"\aversion\x18\n" +
+	" \x01(\x04R\aversion\x121\n" +
+	"\x15last_commit_unix_nano\x18\v \x01(\x03R\x12lastCommitUnixNano\x12\x14\n" +
+	"\x05error\x18\f \x01(\tR\x05error\x12\x18\n" +
+	"\aserving\x18\r \x01(\bR\aserving\x12+\n" +
+	"\x11coordinator_epoch\x18\x0e \x01(\x04R\x10coordinatorEpoch\x12+\n" +
+	"\x11open_transactions\x18\x0f \x01(\x04R\x10openTransactions\x12>\n" +
+	"\fparticipants\x18\x10 \x03(\v2\x1a.cohort.v1.ParticipantInfoR\fparticipants\"g\n" +
+	"\x10ConfigureRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12'\n" +
+	"\x0fdefinition_json\x18\x02 \x01(\fR\x0edefinitionJson\x12\x14\n" +
+	"\x05prune\x18\x03 \x01(\bR\x05prune\"-\n" +
+	"\x11ConfigureResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\x81\x02\n" +
 	"\x0fInstanceMessage\x12(\n" +
 	"\x05hello\x18\x01 \x01(\v2\x10.cohort.v1.HelloH\x00R\x05hello\x128\n" +
 	"\vstep_result\x18\x02 \x01(\v2\x15.cohort.v1.StepResultH\x00R\n" +
@@ -1961,9 +2380,11 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x120\n" +
 	"\amessage\x18\x03 \x01(\v2\x16.cohort.v1.NodeMessageR\amessage2P\n" +
 	"\fParticipants\x12@\n" +
-	"\x06Attach\x12\x1a.cohort.v1.InstanceMessage\x1a\x16.cohort.v1.NodeMessage(\x010\x012N\n" +
+	"\x06Attach\x12\x1a.cohort.v1.InstanceMessage\x1a\x16.cohort.v1.NodeMessage(\x010\x012\xd2\x01\n" +
 	"\x05Peers\x12E\n" +
-	"\aSession\x12\x17.cohort.v1.AgentMessage\x1a\x1d.cohort.v1.CoordinatorMessage(\x010\x01B4Z2github.com/cohort-tx/cohort/api/cohort/v1;cohortv1b\x06proto3"
+	"\aSession\x12\x17.cohort.v1.AgentMessage\x1a\x1d.cohort.v1.CoordinatorMessage(\x010\x01\x12:\n" +
+	"\x05Probe\x12\x17.cohort.v1.ProbeRequest\x1a\x18.cohort.v1.ProbeResponse\x12F\n" +
+	"\tConfigure\x12\x1b.cohort.v1.ConfigureRequest\x1a\x1c.cohort.v1.ConfigureResponseB4Z2github.com/cohort-tx/cohort/api/cohort/v1;cohortv1b\x06proto3"
 
 var (
 	file_cohort_v1_participants_proto_rawDescOnce sync.Once
@@ -1978,83 +2399,95 @@ func file_cohort_v1_participants_proto_rawDescGZIP() []byte {
 }
 
 var file_cohort_v1_participants_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cohort_v1_participants_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_cohort_v1_participants_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_cohort_v1_participants_proto_goTypes = []any{
 	(Refused_Code)(0),          // 0: cohort.v1.Refused.Code
-	(*InstanceMessage)(nil),    // 1: cohort.v1.InstanceMessage
-	(*Hello)(nil),              // 2: cohort.v1.Hello
-	(*Goodbye)(nil),            // 3: cohort.v1.Goodbye
-	(*Ready)(nil),              // 4: cohort.v1.Ready
-	(*StepResult)(nil),         // 5: cohort.v1.StepResult
-	(*Vote)(nil),               // 6: cohort.v1.Vote
-	(*NodeMessage)(nil),        // 7: cohort.v1.NodeMessage
-	(*Activated)(nil),          // 8: cohort.v1.Activated
-	(*Standby)(nil),            // 9: cohort.v1.Standby
-	(*Fenced)(nil),             // 10: cohort.v1.Fenced
-	(*Refused)(nil),            // 11: cohort.v1.Refused
-	(*Step)(nil),               // 12: cohort.v1.Step
-	(*Prepare)(nil),            // 13: cohort.v1.Prepare
-	(*Notice)(nil),             // 14: cohort.v1.Notice
-	(*AgentMessage)(nil),       // 15: cohort.v1.AgentMessage
-	(*AgentHello)(nil),         // 16: cohort.v1.AgentHello
-	(*InstanceAttached)(nil),   // 17: cohort.v1.InstanceAttached
-	(*InstanceDetached)(nil),   // 18: cohort.v1.InstanceDetached
-	(*FromInstance)(nil),       // 19: cohort.v1.FromInstance
-	(*Heartbeat)(nil),          // 20: cohort.v1.Heartbeat
-	(*CoordinatorMessage)(nil), // 21: cohort.v1.CoordinatorMessage
-	(*Welcome)(nil),            // 22: cohort.v1.Welcome
-	(*ToInstance)(nil),         // 23: cohort.v1.ToInstance
-	(*StepReply)(nil),          // 24: cohort.v1.StepReply
-	(*StepFailure)(nil),        // 25: cohort.v1.StepFailure
-	(*Read)(nil),               // 26: cohort.v1.Read
-	(*ScanRead)(nil),           // 27: cohort.v1.ScanRead
-	(*Op)(nil),                 // 28: cohort.v1.Op
-	(*Attempt)(nil),            // 29: cohort.v1.Attempt
-	(*Abort)(nil),              // 30: cohort.v1.Abort
+	(*ProbeRequest)(nil),       // 1: cohort.v1.ProbeRequest
+	(*ProbeResponse)(nil),      // 2: cohort.v1.ProbeResponse
+	(*ReplicaProbe)(nil),       // 3: cohort.v1.ReplicaProbe
+	(*ConfigureRequest)(nil),   // 4: cohort.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),  // 5: cohort.v1.ConfigureResponse
+	(*InstanceMessage)(nil),    // 6: cohort.v1.InstanceMessage
+	(*Hello)(nil),              // 7: cohort.v1.Hello
+	(*Goodbye)(nil),            // 8: cohort.v1.Goodbye
+	(*Ready)(nil),              // 9: cohort.v1.Ready
+	(*StepResult)(nil),         // 10: cohort.v1.StepResult
+	(*Vote)(nil),               // 11: cohort.v1.Vote
+	(*NodeMessage)(nil),        // 12: cohort.v1.NodeMessage
+	(*Activated)(nil),          // 13: cohort.v1.Activated
+	(*Standby)(nil),            // 14: cohort.v1.Standby
+	(*Fenced)(nil),             // 15: cohort.v1.Fenced
+	(*Refused)(nil),            // 16: cohort.v1.Refused
+	(*Step)(nil),               // 17: cohort.v1.Step
+	(*Prepare)(nil),            // 18: cohort.v1.Prepare
+	(*Notice)(nil),             // 19: cohort.v1.Notice
+	(*AgentMessage)(nil),       // 20: cohort.v1.AgentMessage
+	(*AgentHello)(nil),         // 21: cohort.v1.AgentHello
+	(*InstanceAttached)(nil),   // 22: cohort.v1.InstanceAttached
+	(*InstanceDetached)(nil),   // 23: cohort.v1.InstanceDetached
+	(*FromInstance)(nil),       // 24: cohort.v1.FromInstance
+	(*Heartbeat)(nil),          // 25: cohort.v1.Heartbeat
+	(*CoordinatorMessage)(nil), // 26: cohort.v1.CoordinatorMessage
+	(*Welcome)(nil),            // 27: cohort.v1.Welcome
+	(*ToInstance)(nil),         // 28: cohort.v1.ToInstance
+	(*ParticipantInfo)(nil),    // 29: cohort.v1.ParticipantInfo
+	(*StepReply)(nil),          // 30: cohort.v1.StepReply
+	(*StepFailure)(nil),        // 31: cohort.v1.StepFailure
+	(*Read)(nil),               // 32: cohort.v1.Read
+	(*ScanRead)(nil),           // 33: cohort.v1.ScanRead
+	(*Op)(nil),                 // 34: cohort.v1.Op
+	(*Attempt)(nil),            // 35: cohort.v1.Attempt
+	(*Abort)(nil),              // 36: cohort.v1.Abort
 }
 var file_cohort_v1_participants_proto_depIdxs = []int32{
-	2,  // 0: cohort.v1.InstanceMessage.hello:type_name -> cohort.v1.Hello
-	5,  // 1: cohort.v1.InstanceMessage.step_result:type_name -> cohort.v1.StepResult
-	6,  // 2: cohort.v1.InstanceMessage.vote:type_name -> cohort.v1.Vote
-	3,  // 3: cohort.v1.InstanceMessage.goodbye:type_name -> cohort.v1.Goodbye
-	4,  // 4: cohort.v1.InstanceMessage.ready:type_name -> cohort.v1.Ready
-	24, // 5: cohort.v1.StepResult.reply:type_name -> cohort.v1.StepReply
-	25, // 6: cohort.v1.StepResult.failure:type_name -> cohort.v1.StepFailure
-	26, // 7: cohort.v1.StepResult.reads:type_name -> cohort.v1.Read
-	27, // 8: cohort.v1.StepResult.scans:type_name -> cohort.v1.ScanRead
-	28, // 9: cohort.v1.StepResult.ops:type_name -> cohort.v1.Op
-	8,  // 10: cohort.v1.NodeMessage.activated:type_name -> cohort.v1.Activated
-	9,  // 11: cohort.v1.NodeMessage.standby:type_name -> cohort.v1.Standby
-	10, // 12: cohort.v1.NodeMessage.fenced:type_name -> cohort.v1.Fenced
-	12, // 13: cohort.v1.NodeMessage.step:type_name -> cohort.v1.Step
-	13, // 14: cohort.v1.NodeMessage.prepare:type_name -> cohort.v1.Prepare
-	14, // 15: cohort.v1.NodeMessage.notice:type_name -> cohort.v1.Notice
-	11, // 16: cohort.v1.NodeMessage.refused:type_name -> cohort.v1.Refused
-	0,  // 17: cohort.v1.Refused.code:type_name -> cohort.v1.Refused.Code
-	29, // 18: cohort.v1.Step.attempt:type_name -> cohort.v1.Attempt
-	29, // 19: cohort.v1.Prepare.attempt:type_name -> cohort.v1.Attempt
-	29, // 20: cohort.v1.Notice.attempt:type_name -> cohort.v1.Attempt
-	30, // 21: cohort.v1.Notice.abort:type_name -> cohort.v1.Abort
-	16, // 22: cohort.v1.AgentMessage.hello:type_name -> cohort.v1.AgentHello
-	17, // 23: cohort.v1.AgentMessage.attached:type_name -> cohort.v1.InstanceAttached
-	18, // 24: cohort.v1.AgentMessage.detached:type_name -> cohort.v1.InstanceDetached
-	19, // 25: cohort.v1.AgentMessage.from_instance:type_name -> cohort.v1.FromInstance
-	20, // 26: cohort.v1.AgentMessage.heartbeat:type_name -> cohort.v1.Heartbeat
-	2,  // 27: cohort.v1.InstanceAttached.hello:type_name -> cohort.v1.Hello
-	1,  // 28: cohort.v1.FromInstance.message:type_name -> cohort.v1.InstanceMessage
-	22, // 29: cohort.v1.CoordinatorMessage.welcome:type_name -> cohort.v1.Welcome
-	23, // 30: cohort.v1.CoordinatorMessage.to_instance:type_name -> cohort.v1.ToInstance
-	20, // 31: cohort.v1.CoordinatorMessage.heartbeat:type_name -> cohort.v1.Heartbeat
-	7,  // 32: cohort.v1.ToInstance.message:type_name -> cohort.v1.NodeMessage
-	1,  // 33: cohort.v1.Participants.Attach:input_type -> cohort.v1.InstanceMessage
-	15, // 34: cohort.v1.Peers.Session:input_type -> cohort.v1.AgentMessage
-	7,  // 35: cohort.v1.Participants.Attach:output_type -> cohort.v1.NodeMessage
-	21, // 36: cohort.v1.Peers.Session:output_type -> cohort.v1.CoordinatorMessage
-	35, // [35:37] is the sub-list for method output_type
-	33, // [33:35] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	3,  // 0: cohort.v1.ProbeResponse.replicas:type_name -> cohort.v1.ReplicaProbe
+	29, // 1: cohort.v1.ReplicaProbe.participants:type_name -> cohort.v1.ParticipantInfo
+	7,  // 2: cohort.v1.InstanceMessage.hello:type_name -> cohort.v1.Hello
+	10, // 3: cohort.v1.InstanceMessage.step_result:type_name -> cohort.v1.StepResult
+	11, // 4: cohort.v1.InstanceMessage.vote:type_name -> cohort.v1.Vote
+	8,  // 5: cohort.v1.InstanceMessage.goodbye:type_name -> cohort.v1.Goodbye
+	9,  // 6: cohort.v1.InstanceMessage.ready:type_name -> cohort.v1.Ready
+	30, // 7: cohort.v1.StepResult.reply:type_name -> cohort.v1.StepReply
+	31, // 8: cohort.v1.StepResult.failure:type_name -> cohort.v1.StepFailure
+	32, // 9: cohort.v1.StepResult.reads:type_name -> cohort.v1.Read
+	33, // 10: cohort.v1.StepResult.scans:type_name -> cohort.v1.ScanRead
+	34, // 11: cohort.v1.StepResult.ops:type_name -> cohort.v1.Op
+	13, // 12: cohort.v1.NodeMessage.activated:type_name -> cohort.v1.Activated
+	14, // 13: cohort.v1.NodeMessage.standby:type_name -> cohort.v1.Standby
+	15, // 14: cohort.v1.NodeMessage.fenced:type_name -> cohort.v1.Fenced
+	17, // 15: cohort.v1.NodeMessage.step:type_name -> cohort.v1.Step
+	18, // 16: cohort.v1.NodeMessage.prepare:type_name -> cohort.v1.Prepare
+	19, // 17: cohort.v1.NodeMessage.notice:type_name -> cohort.v1.Notice
+	16, // 18: cohort.v1.NodeMessage.refused:type_name -> cohort.v1.Refused
+	0,  // 19: cohort.v1.Refused.code:type_name -> cohort.v1.Refused.Code
+	35, // 20: cohort.v1.Step.attempt:type_name -> cohort.v1.Attempt
+	35, // 21: cohort.v1.Prepare.attempt:type_name -> cohort.v1.Attempt
+	35, // 22: cohort.v1.Notice.attempt:type_name -> cohort.v1.Attempt
+	36, // 23: cohort.v1.Notice.abort:type_name -> cohort.v1.Abort
+	21, // 24: cohort.v1.AgentMessage.hello:type_name -> cohort.v1.AgentHello
+	22, // 25: cohort.v1.AgentMessage.attached:type_name -> cohort.v1.InstanceAttached
+	23, // 26: cohort.v1.AgentMessage.detached:type_name -> cohort.v1.InstanceDetached
+	24, // 27: cohort.v1.AgentMessage.from_instance:type_name -> cohort.v1.FromInstance
+	25, // 28: cohort.v1.AgentMessage.heartbeat:type_name -> cohort.v1.Heartbeat
+	7,  // 29: cohort.v1.InstanceAttached.hello:type_name -> cohort.v1.Hello
+	6,  // 30: cohort.v1.FromInstance.message:type_name -> cohort.v1.InstanceMessage
+	27, // 31: cohort.v1.CoordinatorMessage.welcome:type_name -> cohort.v1.Welcome
+	28, // 32: cohort.v1.CoordinatorMessage.to_instance:type_name -> cohort.v1.ToInstance
+	25, // 33: cohort.v1.CoordinatorMessage.heartbeat:type_name -> cohort.v1.Heartbeat
+	12, // 34: cohort.v1.ToInstance.message:type_name -> cohort.v1.NodeMessage
+	6,  // 35: cohort.v1.Participants.Attach:input_type -> cohort.v1.InstanceMessage
+	20, // 36: cohort.v1.Peers.Session:input_type -> cohort.v1.AgentMessage
+	1,  // 37: cohort.v1.Peers.Probe:input_type -> cohort.v1.ProbeRequest
+	4,  // 38: cohort.v1.Peers.Configure:input_type -> cohort.v1.ConfigureRequest
+	12, // 39: cohort.v1.Participants.Attach:output_type -> cohort.v1.NodeMessage
+	26, // 40: cohort.v1.Peers.Session:output_type -> cohort.v1.CoordinatorMessage
+	2,  // 41: cohort.v1.Peers.Probe:output_type -> cohort.v1.ProbeResponse
+	5,  // 42: cohort.v1.Peers.Configure:output_type -> cohort.v1.ConfigureResponse
+	39, // [39:43] is the sub-list for method output_type
+	35, // [35:39] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_cohort_v1_participants_proto_init() }
@@ -2062,19 +2495,20 @@ func file_cohort_v1_participants_proto_init() {
 	if File_cohort_v1_participants_proto != nil {
 		return
 	}
+	file_cohort_v1_cluster_proto_init()
 	file_cohort_v1_transactions_proto_init()
-	file_cohort_v1_participants_proto_msgTypes[0].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[5].OneofWrappers = []any{
 		(*InstanceMessage_Hello)(nil),
 		(*InstanceMessage_StepResult)(nil),
 		(*InstanceMessage_Vote)(nil),
 		(*InstanceMessage_Goodbye)(nil),
 		(*InstanceMessage_Ready)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[4].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[9].OneofWrappers = []any{
 		(*StepResult_Reply)(nil),
 		(*StepResult_Failure)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[6].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[11].OneofWrappers = []any{
 		(*NodeMessage_Activated)(nil),
 		(*NodeMessage_Standby)(nil),
 		(*NodeMessage_Fenced)(nil),
@@ -2083,14 +2517,14 @@ func file_cohort_v1_participants_proto_init() {
 		(*NodeMessage_Notice)(nil),
 		(*NodeMessage_Refused)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[14].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[19].OneofWrappers = []any{
 		(*AgentMessage_Hello)(nil),
 		(*AgentMessage_Attached)(nil),
 		(*AgentMessage_Detached)(nil),
 		(*AgentMessage_FromInstance)(nil),
 		(*AgentMessage_Heartbeat)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[20].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[25].OneofWrappers = []any{
 		(*CoordinatorMessage_Welcome)(nil),
 		(*CoordinatorMessage_ToInstance)(nil),
 		(*CoordinatorMessage_Heartbeat)(nil),
@@ -2101,7 +2535,7 @@ func file_cohort_v1_participants_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohort_v1_participants_proto_rawDesc), len(file_cohort_v1_participants_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
