@@ -1,0 +1,230 @@
+package txlog
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/lni/dragonboat/v4"
+	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/statemachine"
+	"go.uber.org/zap"
+
+	"github.com/cohort-tx/cohort/txlog/command"
+)
+
+// Defaults and bounds of a host.
+const (
+	// DefaultRTT is dragonboat's tick. With the two below it a follower hears from
+	// its leader every 50 ms and a dead leader is replaced within 0.5 to 1 s.
+	DefaultRTT          = 10 * time.Millisecond
+	DefaultHeartbeatRTT = 5
+	DefaultElectionRTT  = 50
+	// maxInMemLogBytes bounds a replica's Raft log in memory: several of the
+	// largest entries. Beyond it proposals are refused as overloaded.
+	maxInMemLogBytes = 256 << 20
+	// snapshotEntries is how often dragonboat compacts its log: a snapshot of an
+	// on-disk machine is only metadata.
+	snapshotEntries = 50_000
+	// compactionOverhead is how many entries stay for a replica that is behind.
+	// It must exceed the entries applied while a snapshot is sent, or the receiver
+	// needs the next snapshot as soon as it has this one.
+	compactionOverhead = 100_000
+	// deploymentID keeps clusters of other software out.
+	deploymentID = 0x436f686f7274
+)
+
+// TLSFiles names PEM files for mutual TLS between nodes.
+type TLSFiles struct{ CAFile, CertFile, KeyFile string }
+
+// HostConfig configures a Host. Dir and RaftAddress are required.
+type HostConfig struct {
+	// Dir is the node's data directory.
+	Dir string
+	// RaftAddress is what other nodes connect to; ListenAddress is where to listen,
+	// when it is another.
+	RaftAddress   string
+	ListenAddress string
+	// RTT is the length of a tick: about the round trip time between the nodes.
+	// 0 is DefaultRTT. Whole milliseconds.
+	RTT time.Duration
+	// ElectionRTT and HeartbeatRTT are in ticks; 0 is the default.
+	ElectionRTT  uint64
+	HeartbeatRTT uint64
+	// TLS secures the traffic between nodes; nil leaves it in the clear.
+	TLS    *TLSFiles
+	Logger *zap.Logger
+
+	// snapshotEntries and compactionOverhead are for tests.
+	snapshotEntries, compactionOverhead uint64
+}
+
+func (c *HostConfig) ensureDefaults() {
+	orDefault(&c.RTT, DefaultRTT)
+	orDefault(&c.ElectionRTT, DefaultElectionRTT)
+	orDefault(&c.HeartbeatRTT, DefaultHeartbeatRTT)
+	orDefault(&c.snapshotEntries, snapshotEntries)
+	orDefault(&c.compactionOverhead, compactionOverhead)
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+}
+
+func orDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Host runs the Raft replicas of one node.
+type Host struct {
+	config  HostConfig
+	log     *zap.Logger
+	nh      *dragonboat.NodeHost
+	leaders *leaders
+
+	mu       sync.Mutex
+	replicas map[uint64]*Replica
+	closed   bool
+}
+
+// NewHost starts dragonboat. It takes the directory's lock and the address.
+func NewHost(c HostConfig) (*Host, error) {
+	c.ensureDefaults()
+	if c.Dir == "" || c.RaftAddress == "" {
+		return nil, errors.New("txlog: a host needs a directory and a Raft address")
+	}
+	dir := filepath.Join(c.Dir, "raft")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("txlog: %w", err)
+	}
+	h := &Host{config: c, log: c.Logger.Named("txlog"), leaders: newLeaders(), replicas: make(map[uint64]*Replica)}
+	nc := config.NodeHostConfig{
+		DeploymentID:      deploymentID,
+		NodeHostDir:       dir,
+		RTTMillisecond:    uint64(max(c.RTT/time.Millisecond, 1)),
+		RaftAddress:       c.RaftAddress,
+		ListenAddress:     c.ListenAddress,
+		RaftEventListener: h.leaders,
+	}
+	if c.TLS != nil {
+		nc.MutualTLS, nc.CAFile, nc.CertFile, nc.KeyFile = true, c.TLS.CAFile, c.TLS.CertFile, c.TLS.KeyFile
+	}
+	nc.Expert.LogDBFactory = logDBFactory{}
+	// tan takes its sizes from elsewhere; what is left of this is buffers that the
+	// other log store would need.
+	nc.Expert.LogDB = config.GetTinyMemLogDBConfig()
+	nh, err := dragonboat.NewNodeHost(nc)
+	if err != nil {
+		return nil, fmt.Errorf("txlog: start Raft on %s in %s: %w", c.RaftAddress, dir, err)
+	}
+	h.nh = nh
+	return h, nil
+}
+
+// NodeHost is for the directory's shard, which is not a Replica.
+func (h *Host) NodeHost() *dragonboat.NodeHost { return h.nh }
+
+// Watch calls fn with the leadership of a shard, at once and at each change, from
+// one goroutine per host. fn must not block, and must not call the host.
+func (h *Host) Watch(shardID uint64, fn func(Leadership)) (cancel func()) {
+	return h.leaders.watch(shardID, fn)
+}
+
+// Leadership is the last known one of a shard.
+func (h *Host) Leadership(shardID uint64) Leadership { return h.leaders.of(shardID) }
+
+// ReplicaConfig places one replica.
+type ReplicaConfig struct {
+	// Group is for messages.
+	Group     string
+	ShardID   uint64
+	ReplicaID uint64
+	// Members are the Raft addresses of the first replicas by id, at the first
+	// start; nil when the replica was started before.
+	Members map[uint64]string
+	// Join says that the replica was added to a shard that runs.
+	Join bool
+	// Limits are those of the group's definition; the zero value is the defaults.
+	Limits command.Limits
+}
+
+// StartReplica opens the replica's files and starts its shard.
+func (h *Host) StartReplica(c ReplicaConfig) (*Replica, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, ErrClosed
+	}
+	if h.replicas[c.ShardID] != nil {
+		return nil, fmt.Errorf("txlog: shard %d of group %s runs here already", c.ShardID, c.Group)
+	}
+	if c.Members == nil && !c.Join && !h.nh.HasNodeInfo(c.ShardID, c.ReplicaID) {
+		return nil, fmt.Errorf("txlog: replica %d of group %s was started before, but its Raft log is not here: it must not vote again; replace the node", c.ReplicaID, c.Group)
+	}
+	r := newReplica(h, c)
+	members := c.Members
+	if h.nh.HasNodeInfo(c.ShardID, c.ReplicaID) {
+		members = nil
+	}
+	err := h.nh.StartOnDiskReplica(members, c.Join, func(uint64, uint64) statemachine.IOnDiskStateMachine { return &shard{r} }, config.Config{
+		ShardID:             c.ShardID,
+		ReplicaID:           c.ReplicaID,
+		ElectionRTT:         h.config.ElectionRTT,
+		HeartbeatRTT:        h.config.HeartbeatRTT,
+		CheckQuorum:         true,
+		PreVote:             true,
+		OrderedConfigChange: true,
+		SnapshotEntries:     h.config.snapshotEntries,
+		CompactionOverhead:  h.config.compactionOverhead,
+		MaxInMemLogSize:     maxInMemLogBytes,
+	})
+	if err != nil {
+		r.halt(nil)
+		return nil, fmt.Errorf("txlog: start replica %d of group %s: %w", c.ReplicaID, c.Group, err)
+	}
+	h.replicas[c.ShardID] = r
+	return r, nil
+}
+
+// StopReplica stops a shard here; its files stay.
+func (h *Host) StopReplica(shardID uint64) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.replicas[shardID]
+	if r == nil {
+		return nil
+	}
+	delete(h.replicas, shardID)
+	return h.stop(r)
+}
+
+func (h *Host) stop(r *Replica) error {
+	r.markClosed()
+	err := h.nh.StopReplica(r.config.ShardID, r.config.ReplicaID)
+	h.leaders.forget(r.config.ShardID)
+	if errors.Is(err, dragonboat.ErrShardNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Close stops everything and waits for it.
+func (h *Host) Close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return
+	}
+	h.closed = true
+	for _, r := range h.replicas {
+		if err := h.stop(r); err != nil {
+			h.log.Warn("stopping a replica", zap.String("group", r.config.Group), zap.Error(err))
+		}
+	}
+	h.nh.Close()
+}

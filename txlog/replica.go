@@ -1,0 +1,160 @@
+package txlog
+
+import (
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+
+	"github.com/cohort-tx/cohort/participant/store"
+	"github.com/cohort-tx/cohort/txlog/command"
+	"github.com/cohort-tx/cohort/txlog/machine"
+	"github.com/cohort-tx/cohort/txlog/segment"
+)
+
+// Replica is one group's shard on this node: its state, its log, and the way to
+// propose. Its methods may be called from any goroutine.
+type Replica struct {
+	host   *Host
+	config ReplicaConfig
+	log    *zap.Logger
+	dir    string
+
+	// mu guards the files, which Open sets and an installed snapshot replaces.
+	mu     sync.RWMutex
+	store  *store.Store
+	files  *logFiles
+	closed bool
+
+	// The rest of the state machine's side is dragonboat's apply goroutine's.
+	machine  *machine.Machine
+	limits   command.Limits
+	// located is false until the state says where the log ends: after the first
+	// start and after an install, the next entry does.
+	located  bool
+	position atomic.Uint64 // of the published state
+	// published is closed, and another one made, when more is published.
+	published atomic.Pointer[chan struct{}]
+
+	failure atomic.Pointer[haltError]
+	stop    chan struct{}
+	stopped sync.Once
+}
+
+type haltError struct{ err error }
+
+func newReplica(h *Host, c ReplicaConfig) *Replica {
+	c.Limits = c.Limits.WithDefaults()
+	r := &Replica{
+		host:    h,
+		config:  c,
+		log:     h.log.With(zap.String("group", c.Group), zap.Uint64("replica", c.ReplicaID)),
+		dir:     filepath.Join(h.config.Dir, fmt.Sprintf("shard-%04d-%04d", c.ShardID, c.ReplicaID)),
+		machine: machine.New(),
+		limits:  c.Limits,
+		stop:    make(chan struct{}),
+	}
+	ch := make(chan struct{})
+	r.published.Store(&ch)
+	return r
+}
+
+// ReplicaID is this replica's id in its shard.
+func (r *Replica) ReplicaID() uint64 { return r.config.ReplicaID }
+
+// ShardID is the group's shard.
+func (r *Replica) ShardID() uint64 { return r.config.ShardID }
+
+// Leadership is the last known one of the replica's shard.
+func (r *Replica) Leadership() Leadership { return r.host.Leadership(r.config.ShardID) }
+
+// Watch is Host.Watch for the replica's shard.
+func (r *Replica) Watch(fn func(Leadership)) (cancel func()) {
+	return r.host.Watch(r.config.ShardID, fn)
+}
+
+// TransferLeadership asks the shard to make another replica its leader; it does
+// not wait for it.
+func (r *Replica) TransferLeadership(target uint64) error {
+	return r.host.nh.RequestLeaderTransfer(r.config.ShardID, target)
+}
+
+// Published is the last published index.
+func (r *Replica) Published() uint64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.store == nil {
+		return 0
+	}
+	return r.store.Published()
+}
+
+// Status describes a replica.
+type Status struct {
+	Published   uint64
+	Synced      uint64
+	Position    uint64
+	Incarnation uint64
+	// FirstPosition is the first position kept; one more than Position when none
+	// is.
+	FirstPosition uint64
+	LogBytes      int64
+	// Err is why the replica has halted, nil when it has not.
+	Err error
+}
+
+// Status describes the replica as of now. Before it is open only Err is set.
+func (r *Replica) Status() Status {
+	s := Status{Err: r.Err()}
+	snap, err := r.Snapshot(0)
+	if err != nil {
+		if s.Err == nil {
+			s.Err = err
+		}
+		return s
+	}
+	defer snap.Close()
+	s.Published = snap.Index()
+	if meta, err := snap.Meta(); err == nil {
+		s.Position, s.Incarnation = meta.Position, meta.Incarnation
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	s.Synced = r.store.Synced()
+	s.FirstPosition, s.LogBytes = r.files.log.First(), r.files.log.Bytes()
+	return s
+}
+
+// Err is why the replica has halted, nil when it has not.
+func (r *Replica) Err() error {
+	if f := r.failure.Load(); f != nil {
+		return f.err
+	}
+	return nil
+}
+
+// halt stops the replica for good; with an error it failed.
+func (r *Replica) halt(err error) {
+	if err != nil && r.failure.CompareAndSwap(nil, &haltError{fmt.Errorf("%w: %w", ErrHalted, err)}) {
+		r.log.Error("replica halted; restart the node once the cause is gone", zap.Error(err))
+	}
+}
+
+// markClosed lets go of who waits.
+func (r *Replica) markClosed() {
+	r.stopped.Do(func() { close(r.stop) })
+}
+
+// logFiles is one log directory.
+type logFiles struct {
+	// id names the directory: the index of the Raft snapshot it came from.
+	id  uint64
+	dir string
+	log *segment.Log
+}
+
+func (r *Replica) logDir(id uint64) string {
+	return filepath.Join(r.dir, fmt.Sprintf("log-%d", id))
+}
