@@ -47,7 +47,7 @@ func newCluster(t *testing.T, size int, tune func(*HostConfig)) *cluster {
 	return c
 }
 
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

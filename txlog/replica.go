@@ -29,8 +29,8 @@ type Replica struct {
 	closed bool
 
 	// The rest of the state machine's side is dragonboat's apply goroutine's.
-	machine  *machine.Machine
-	limits   command.Limits
+	machine *machine.Machine
+	limits  command.Limits
 	// located is false until the state says where the log ends: after the first
 	// start and after an install, the next entry does.
 	located  bool
