@@ -45,10 +45,10 @@ func Parse(file string, data []byte) (Node, error) {
 	n := Default()
 	document := documents[0]
 	document.Decode(&n)
-	n.EnsureDefaults()
 	document.Check(n.problems())
 	if faults := document.Faults(); len(faults) > 0 {
 		return Node{}, FileErrors(faults)
 	}
+	n.ensureCluster()
 	return n, nil
 }

@@ -62,6 +62,11 @@ func (n *Node) EnsureDefaults() {
 	if n.Limits.Instances == 0 {
 		n.Limits.Instances = d.Limits.Instances
 	}
+	n.ensureCluster()
+}
+
+// ensureCluster makes a node that lists no others a cluster of its own.
+func (n *Node) ensureCluster() {
 	if len(n.Cluster) == 0 && n.Name != "" {
 		n.Cluster = []Peer{{Name: n.Name, API: n.APIAddress(), Raft: n.RaftAddress()}}
 	}

@@ -92,6 +92,10 @@ func StartDirectory(c DirectoryConfig) (*DirectoryHost, error) {
 	}
 	orDefault(&c.ElectionRTT, 10)
 	orDefault(&c.HeartbeatRTT, 1)
+	if len(c.Members) == 0 && !c.Join && !c.NodeHost.HasNodeInfo(DirectoryShard, c.ReplicaID) {
+		// The NodeHost would panic.
+		return nil, fmt.Errorf("%w: replica %d of the directory has no Raft log. Put the data directory back, or run `cohort node replace` on another node", ErrAmnesia, c.ReplicaID)
+	}
 	directory := NewDirectory()
 	h.state.Store(directory.State())
 	machine := &directoryMachine{directory: directory, publish: h.publish}
@@ -138,16 +142,13 @@ func (h *DirectoryHost) State() *DirectoryState { return h.state.Load() }
 // Read returns a state that contains every command answered before the call.
 func (h *DirectoryHost) Read(ctx context.Context) (*DirectoryState, error) {
 	var state *DirectoryState
-	err := h.try(ctx, func(ctx context.Context) error {
+	err := h.try(ctx, ErrDirectoryUnavailable, func(ctx context.Context) error {
 		v, err := h.nodeHost.SyncRead(ctx, DirectoryShard, nil)
 		if err == nil {
 			state = v.(*DirectoryState)
 		}
 		return err
 	})
-	if errors.Is(err, ErrDirectoryUnknown) {
-		err = ErrDirectoryUnavailable // a read leaves nothing behind
-	}
 	return state, err
 }
 
@@ -194,7 +195,7 @@ func (h *DirectoryHost) propose(ctx context.Context, c directoryCommand) (Direct
 		return DirectoryResult{}, &RefusedError{Code: RefusedMalformed, Detail: fmt.Sprintf("the command has %d bytes, at most %d; make the definition smaller", len(data), maxDirectoryCommandBytes)}
 	}
 	var raw []byte
-	err := h.try(ctx, func(ctx context.Context) error {
+	err := h.try(ctx, ErrDirectoryUnknown, func(ctx context.Context) error {
 		answer, err := h.nodeHost.SyncPropose(ctx, h.nodeHost.GetNoOPSession(DirectoryShard), data)
 		raw = answer.Data
 		return err
@@ -213,8 +214,9 @@ func (h *DirectoryHost) propose(ctx context.Context, c directoryCommand) (Direct
 }
 
 // try calls fn again until it succeeds, fails for good, or ctx ends. Its error
-// is ErrDirectoryUnknown when a try may have taken effect.
-func (h *DirectoryHost) try(ctx context.Context, fn func(context.Context) error) error {
+// is then unanswered when a try was sent and not answered, and
+// ErrDirectoryUnavailable when none was.
+func (h *DirectoryHost) try(ctx context.Context, unanswered error, fn func(context.Context) error) error {
 	if _, bounded := ctx.Deadline(); !bounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, directoryTimeout)
@@ -230,7 +232,7 @@ func (h *DirectoryHost) try(ctx context.Context, fn func(context.Context) error)
 			return nil
 		case errors.Is(err, dragonboat.ErrTimeout), errors.Is(err, dragonboat.ErrCanceled), errors.Is(err, dragonboat.ErrAborted),
 			errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-			failure = ErrDirectoryUnknown
+			failure = unanswered
 		case errors.Is(err, dragonboat.ErrShardNotReady), errors.Is(err, dragonboat.ErrShardNotInitialized), errors.Is(err, dragonboat.ErrSystemBusy),
 			errors.Is(err, dragonboat.ErrTimeoutTooSmall), errors.Is(err, dragonboat.ErrRejected):
 		case errors.Is(err, dragonboat.ErrShardNotFound), errors.Is(err, dragonboat.ErrShardClosed), errors.Is(err, dragonboat.ErrClosed):

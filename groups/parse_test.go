@@ -128,7 +128,9 @@ func TestParseBoundsItsInput(t *testing.T) {
 		"question marks": strings.Repeat("? ", 100_000) + "x",
 		"not text":       "group: \xff\xfe",
 		"anchors":        "a: &a [x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n",
-		"many unknown":   manyKeys(20_000),
+		"many unknown":   manyKeys(10_000),
+		"mappings":       strings.Repeat("a: {b: [c]}\n", 10_000),
+		"many nodes":     "group: g\nreplicas: [" + strings.Repeat("x, ", 40_000) + "x]\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			begun := time.Now()

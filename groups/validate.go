@@ -97,8 +97,9 @@ func (d *Definition) problems() strictyaml.Problems {
 	}
 	if len(d.Replicas) > MaxMembers {
 		p.Add("replicas", "%d replicas, at most %d: a quorum of more is slow and no safer", len(d.Replicas), MaxMembers)
+	} else {
+		nodeList(&p, "replicas", d.Replicas)
 	}
-	nodeList(&p, "replicas", d.Replicas)
 	d.participantProblems(&p)
 	d.checkpointProblems(&p)
 	between(&p, "outcomes.age", d.Outcomes.Age, minOutcomeAge, maxInterval)

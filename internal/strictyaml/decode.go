@@ -37,6 +37,10 @@ type field struct {
 }
 
 func (d *Document) value(n ast.Node, v reflect.Value, f field) {
+	if n == nil {
+		d.Fault(f.path, "the value is missing; "+wantFor(v.Type(), f)+", or leave the key out")
+		return
+	}
 	d.positions[f.path] = d.nodePlace(n)
 	switch n.(type) {
 	case *ast.AnchorNode, *ast.AliasNode, *ast.MergeKeyNode:
@@ -84,11 +88,14 @@ func (d *Document) mapping(n ast.Node, v reflect.Value, f field) {
 	fields := structFields(v.Type())
 	firstLine := map[string]int{}
 	for _, pair := range pairs {
+		if d.full {
+			return
+		}
 		at := d.place(pair.Key.GetToken())
 		key, ok := keyText(pair.Key)
 		path := join(f.path, key)
 		fault := func(message string) {
-			d.faults = append(d.faults, Fault{File: d.file, Line: at.line, Column: at.column, Key: path, Message: message})
+			d.add(at, path, message)
 		}
 		if !ok {
 			fault("this is not a plain key; anchors, aliases and merge keys are not read, write the keys out")
@@ -133,6 +140,9 @@ func (d *Document) list(n ast.Node, v reflect.Value, f field) {
 	out := reflect.MakeSlice(v.Type(), len(sequence.Values), len(sequence.Values))
 	labels := Labels(elementNames(sequence))
 	for i, element := range sequence.Values {
+		if d.full {
+			return
+		}
 		if defaulter, ok := out.Index(i).Addr().Interface().(Defaulter); ok {
 			defaulter.SetDefaults()
 		}
@@ -225,6 +235,9 @@ func (d *Document) scalar(n ast.Node, v reflect.Value, f field) {
 		b, isBool := n.(*ast.BoolNode)
 		if !isBool {
 			message = wantFor(v.Type(), f) + "; found " + describe(n)
+			if text == "true" || text == "false" {
+				message += ": remove the quotes"
+			}
 		} else {
 			v.SetBool(b.Value)
 		}

@@ -14,14 +14,20 @@ import (
 )
 
 const (
-	// MaxFileBytes bounds a file: a group with its most participants, commands
-	// and comments is far below it, and the parser's time grows with it.
+	// MaxFileBytes bounds a file of several documents.
 	MaxFileBytes = 1 << 20
+	// MaxDocumentBytes bounds one document: a group with many participants and
+	// comments is far below it, and the parser's time grows with its square (80,000
+	// small mappings in one took it half a minute).
+	MaxDocumentBytes = 128 << 10
 	// maxDepth bounds nesting, since the parser recurses. No file of Cohort goes
 	// deeper than 5.
 	maxDepth = 32
 	// maxDocuments bounds the documents of a file: as many as there may be groups.
 	maxDocuments = 1024
+	// maxFaults is as many as anybody reads of one document before correcting
+	// some.
+	maxFaults = 100
 )
 
 // Document is one YAML document of a file. It is not safe for concurrent use.
@@ -31,6 +37,7 @@ type Document struct {
 	before    int // lines of the file before the document's first
 	positions map[string]position
 	faults    []Fault
+	full      bool     // faults are left out
 	suspects  []string // paths of keys that were probably misspelt
 }
 
@@ -50,6 +57,10 @@ func Parse(file string, data []byte) ([]*Document, []Fault) {
 	for _, c := range split(data) {
 		if c.fault != "" {
 			faults = append(faults, Fault{File: file, Line: c.before + 1, Column: 1, Message: c.fault})
+			continue
+		}
+		if len(c.data) > MaxDocumentBytes {
+			faults = append(faults, Fault{File: file, Line: c.before + 1, Column: 1, Message: fmt.Sprintf("the document has %d bytes; at most %d are read", len(c.data), MaxDocumentBytes)})
 			continue
 		}
 		parsed, fault := parseBytes(file, c.data)
@@ -174,7 +185,7 @@ func precheck(file string, data []byte) (Fault, bool) {
 		if strings.Count(line[:indent], "-")+strings.Count(line[:indent], "?") > maxDepth && strings.Trim(line, "-\r ") != "" {
 			return Fault{File: file, Line: number + 1, Column: 1, Message: fmt.Sprintf("lists are nested more than %d deep", maxDepth)}, false
 		}
-		if tab := strings.IndexByte(line[:indent], '\t'); tab >= 0 && strings.TrimSpace(line) != "" && line[indent] != '#' {
+		if tab := strings.IndexByte(line[:indent], '\t'); tab >= 0 && strings.TrimSpace(line[indent:]) != "" && line[indent] != '#' {
 			return Fault{File: file, Line: number + 1, Column: tab + 1, Message: "a tab indents this line; YAML is indented with spaces"}, false
 		}
 	}
@@ -237,7 +248,17 @@ func (d *Document) Fault(path, message string) {
 		above = above[:cut]
 		at, ok = d.positions[above]
 	}
-	d.faults = append(d.faults, Fault{File: d.file, Line: at.line, Column: at.column, Key: path, Message: message})
+	d.add(at, path, message)
+}
+
+func (d *Document) add(at position, path, message string) {
+	switch {
+	case len(d.faults) < maxFaults:
+		d.faults = append(d.faults, Fault{File: d.file, Line: at.line, Column: at.column, Key: path, Message: message})
+	case !d.full:
+		d.full = true
+		d.faults = append(d.faults, Fault{File: d.file, Line: at.line, Column: at.column, Message: "more is wrong from here on; correct the rest first"})
+	}
 }
 
 // place is the place of a token in the file.

@@ -45,6 +45,9 @@ func (d *Document) Check(problems Problems) {
 		if related {
 			continue
 		}
+		if d.full {
+			return
+		}
 		d.Fault(p.Path, p.Message)
 		if at, ok := d.positions[p.With]; ok && p.With != "" && !d.Has(p.Path) {
 			last := &d.faults[len(d.faults)-1]

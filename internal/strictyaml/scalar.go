@@ -24,12 +24,11 @@ func ParseDuration(text string) (time.Duration, error) {
 		}
 		return d, nil
 	}
-	if n, err := strconv.ParseUint(text, 10, 64); err == nil {
+	if _, err := strconv.ParseUint(text, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
 		return 0, fmt.Errorf("%s has no unit; %s", Show(text), DurationForm)
-	} else if errors.Is(err, strconv.ErrRange) {
-		return 0, fmt.Errorf("%s has no unit; %s", Show(text), DurationForm)
-	} else if days, ok := strings.CutSuffix(text, "d"); ok {
-		if n, err = strconv.ParseUint(days, 10, 16); err == nil {
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
 			return 0, fmt.Errorf("%s uses days, which have no unit here; write %dh", Show(text), n*24)
 		}
 	}

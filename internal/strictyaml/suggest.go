@@ -1,13 +1,14 @@
 package strictyaml
 
 // Suggest returns the candidate that was probably meant by word, or "" when
-// none is near: at most one edit for each three characters, and at least one.
+// none is near: at most one edit for each three characters, and at least one,
+// that leaves something of the word.
 func Suggest(word string, candidates []string) string {
 	// Longer words are near nothing; the bound keeps the table below small.
 	if len(word) > 64 {
 		return ""
 	}
-	best, bestDistance := "", 1+max(1, len(word)/3)
+	best, bestDistance := "", min(1+max(1, len(word)/3), len(word))
 	for _, c := range candidates {
 		if d := distance(word, c); d < bestDistance {
 			best, bestDistance = c, d
