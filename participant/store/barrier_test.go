@@ -57,6 +57,29 @@ func TestBarrierWritesSLast(t *testing.T) {
 	wantAt(t, s, 4, stateAt(4)) // reads go on
 }
 
+// Would break: S passing an entry that badger failed to write, with later ones in
+// place: a hole that a restart would not see.
+func TestFailedCommitIsFinal(t *testing.T) {
+	s := open(t, testOptions(t.TempDir()))
+	apply(t, s, 1, script(1))
+	must(t, s.Barrier())
+	u := s.Begin(2)
+	set(u, script(2))
+	must(t, s.current.db.Close()) // it takes no writes any more
+	must(t, u.Commit(2))
+	if err := u.Finish(); err == nil || s.Published() != 1 {
+		t.Fatalf("Finish: %v, published %d", err, s.Published())
+	}
+	if err := s.Barrier(); !errors.Is(err, ErrFailed) {
+		t.Fatalf("Barrier: %v", err)
+	}
+	u = s.Begin(2)
+	if err := u.Commit(2); !errors.Is(err, ErrFailed) {
+		t.Fatalf("the next entry: %v", err)
+	}
+	u.Discard()
+}
+
 // Would break: S that moves only on demand, so that a power loss costs a long
 // replay and versions pile up.
 func TestBarrierRunsByItself(t *testing.T) {

@@ -126,7 +126,9 @@ func wantWholePrefix(t *testing.T, s *Store, replayTo uint64, entry func(uint64)
 			must(t, u.Commit(index))
 			index++
 		}
-		wantState(t, contents(t, u), want)
+		if index%31 < 3 { // now and then: it compares megabytes
+			wantState(t, contents(t, u), want)
+		}
 		must(t, u.Finish())
 		if index > replayTo || index%37 < 3 {
 			wantAt(t, s, 0, want)
@@ -198,8 +200,8 @@ func runAndKill(t *testing.T, dir string, after time.Duration) (last uint64) {
 func TestPowerLossAfterBarrier(t *testing.T) {
 	for seed := range uint64(4) {
 		r := rand.New(rand.NewPCG(4, seed))
-		synced := 100 + r.Uint64N(600)
-		last := synced + 50 + r.Uint64N(600)
+		synced := 100 + r.Uint64N(400)
+		last := synced + 50 + r.Uint64N(400)
 		atBarrier, lost := copyAtBarrierAndLater(t, synced, last)
 		mems, err := filepath.Glob(filepath.Join(lost, "*", "*.mem"))
 		must(t, err)

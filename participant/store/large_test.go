@@ -119,6 +119,11 @@ func TestManyLargeValuesDeletedAtOnce(t *testing.T) {
 	}
 	must(t, s.Barrier())
 	index++
+	given := s.Begin(index)
+	set(given, kill)
+	must(t, given.Commit(index))
+	given.Discard()
+	wantNoStrayChunks(t, s)
 	apply(t, s, index, kill)
 	wantAt(t, s, index, map[string]string{})
 	wantNoStrayChunks(t, s)

@@ -268,7 +268,7 @@ func (u *Update) Discard() {
 		return
 	}
 	defer u.end()
-	if u.wait() != nil || u.generation.enter() != nil {
+	if u.wait() != nil || u.store.Err() != nil || u.entry == 1 || u.generation.enter() != nil {
 		return
 	}
 	defer u.generation.leave()
