@@ -1,0 +1,6 @@
+// Command payments runs the payments service of the checkout example.
+package main
+
+import "github.com/cohort-tx/cohort/examples/checkout"
+
+func main() { checkout.Main(checkout.Payments()) }
