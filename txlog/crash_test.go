@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
 	"github.com/cohort-tx/cohort/txlog/command"
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 		crashChild(dir, os.Getenv(crashAddrEnv))
 		return
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // crashChild commits without end and prints each acknowledged position with its

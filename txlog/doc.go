@@ -39,8 +39,9 @@
 //
 //	crash of the process         opens at S, Raft replays the rest
 //	power loss                   the same
-//	error of the disk in Update  the replica halts: it publishes and acknowledges
-//	                             nothing more, Status says why; restart the node
-//	error in a Raft snapshot     refused; the old state stays
-//	wiped directory              StartReplica without members fails
+//	damaged or locked files      StartReplica fails and says which
+//	error of the disk later,     the replica halts: it publishes and acknowledges
+//	damaged Raft snapshot        nothing more, leaves its shard, so that another
+//	                             replica leads, and Status says why; others go on
+//	wiped directory              StartReplica fails with ErrLogLost
 package txlog

@@ -25,6 +25,9 @@ var (
 	ErrClosed = errors.New("txlog: the replica is closed")
 	// ErrHalted: an error of the disk has halted the replica; Status tells it.
 	ErrHalted = errors.New("txlog: the replica has halted")
+	// ErrLogLost: the replica was started before, and its Raft log is gone. It must
+	// not vote again; replace it by a replica with a new id.
+	ErrLogLost = errors.New("txlog: the replica was started before, but its Raft log is not here: it must not vote again; replace the node")
 	// ErrNotReady: no leader, or the replica has not caught up; try again.
 	ErrNotReady = errors.New("txlog: the shard has no leader, or this replica is not ready")
 	// ErrTruncated: the position is below the first kept one.

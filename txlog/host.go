@@ -3,13 +3,16 @@ package txlog
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/raftio"
 	"github.com/lni/dragonboat/v4/statemachine"
 	"go.uber.org/zap"
 
@@ -33,6 +36,14 @@ const (
 	// It must exceed the entries applied while a snapshot is sent, or the receiver
 	// needs the next snapshot as soon as it has this one.
 	compactionOverhead = 100_000
+	// sendQueueBytes and receiveQueueBytes bound what waits for the network, each
+	// way, per connection and replica. What does not fit is dropped, and Raft sends
+	// it again.
+	sendQueueBytes    = 256 << 20
+	receiveQueueBytes = 256 << 20
+	// logWriteBufferBytes is what tan allocates for each of its 16 writers; a larger
+	// update gets a buffer of its own.
+	logWriteBufferBytes = 1 << 20
 	// deploymentID keeps clusters of other software out.
 	deploymentID = 0x436f686f7274
 )
@@ -90,6 +101,9 @@ type Host struct {
 	mu       sync.Mutex
 	replicas map[uint64]*Replica
 	closed   bool
+
+	// failed has a raftio.NodeInfo for each replica that has halted.
+	failed sync.Map
 }
 
 // NewHost starts dragonboat. It takes the directory's lock and the address.
@@ -114,10 +128,11 @@ func NewHost(c HostConfig) (*Host, error) {
 	if c.TLS != nil {
 		nc.MutualTLS, nc.CAFile, nc.CertFile, nc.KeyFile = true, c.TLS.CAFile, c.TLS.CertFile, c.TLS.KeyFile
 	}
-	nc.Expert.LogDBFactory = logDBFactory{}
-	// tan takes its sizes from elsewhere; what is left of this is buffers that the
-	// other log store would need.
+	nc.MaxSendQueueSize, nc.MaxReceiveQueueSize = sendQueueBytes, receiveQueueBytes
+	nc.Expert.LogDBFactory = logDBFactory{refuseSnapshots: h.halted}
 	nc.Expert.LogDB = config.GetTinyMemLogDBConfig()
+	nc.Expert.LogDB.KVWriteBufferSize = logWriteBufferBytes
+	quietDragonboat()
 	nh, err := dragonboat.NewNodeHost(nc)
 	if err != nil {
 		return nil, fmt.Errorf("txlog: start Raft on %s in %s: %w", c.RaftAddress, dir, err)
@@ -163,15 +178,26 @@ func (h *Host) StartReplica(c ReplicaConfig) (*Replica, error) {
 	if h.replicas[c.ShardID] != nil {
 		return nil, fmt.Errorf("txlog: shard %d of group %s runs here already", c.ShardID, c.Group)
 	}
-	if c.Members == nil && !c.Join && !h.nh.HasNodeInfo(c.ShardID, c.ReplicaID) {
-		return nil, fmt.Errorf("txlog: replica %d of group %s was started before, but its Raft log is not here: it must not vote again; replace the node", c.ReplicaID, c.Group)
+	known := h.nh.HasNodeInfo(c.ShardID, c.ReplicaID)
+	if c.Members == nil && !c.Join && !known {
+		return nil, fmt.Errorf("%w (replica %d of group %s)", ErrLogLost, c.ReplicaID, c.Group)
 	}
 	r := newReplica(h, c)
+	index, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	if index > 0 && !known {
+		// dragonboat would panic, and should: a state without its Raft log.
+		return nil, errors.Join(fmt.Errorf("%w (replica %d of group %s, whose state is at index %d)", ErrLogLost, c.ReplicaID, c.Group, index), r.close())
+	}
 	members := c.Members
-	if h.nh.HasNodeInfo(c.ShardID, c.ReplicaID) {
+	if known {
 		members = nil
 	}
-	err := h.nh.StartOnDiskReplica(members, c.Join, func(uint64, uint64) statemachine.IOnDiskStateMachine { return &shard{r} }, config.Config{
+	h.failed.Delete(raftio.GetNodeInfo(c.ShardID, c.ReplicaID))
+	h.leaders.expect(c.ShardID)
+	err = h.nh.StartOnDiskReplica(members, c.Join, func(uint64, uint64) statemachine.IOnDiskStateMachine { return &shard{r} }, config.Config{
 		ShardID:             c.ShardID,
 		ReplicaID:           c.ReplicaID,
 		ElectionRTT:         h.config.ElectionRTT,
@@ -182,33 +208,57 @@ func (h *Host) StartReplica(c ReplicaConfig) (*Replica, error) {
 		SnapshotEntries:     h.config.snapshotEntries,
 		CompactionOverhead:  h.config.compactionOverhead,
 		MaxInMemLogSize:     maxInMemLogBytes,
+		WaitReady:           true,
 	})
 	if err != nil {
-		r.halt(nil)
-		return nil, fmt.Errorf("txlog: start replica %d of group %s: %w", c.ReplicaID, c.Group, err)
+		return nil, errors.Join(fmt.Errorf("txlog: start replica %d of group %s: %w", c.ReplicaID, c.Group, err), r.close())
 	}
 	h.replicas[c.ShardID] = r
 	return r, nil
 }
 
-// StopReplica stops a shard here; its files stay.
+// halted tells of a replica that has failed: its state on disk may be less than
+// what dragonboat thinks.
+func (h *Host) halted(id raftio.NodeInfo) bool {
+	_, halted := h.failed.Load(id)
+	return halted
+}
+
+// StopReplica stops a shard here and waits until its files are closed.
 func (h *Host) StopReplica(shardID uint64) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	r := h.replicas[shardID]
+	h.mu.Unlock()
 	if r == nil {
 		return nil
 	}
-	delete(h.replicas, shardID)
-	return h.stop(r)
+	err := h.stop(r)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.replicas[shardID] == r {
+		delete(h.replicas, shardID)
+	}
+	return err
 }
 
+// stop stops the replica's shard and waits until dragonboat has let go of it.
 func (h *Host) stop(r *Replica) error {
 	r.markClosed()
+	err := h.leave(r)
+	<-r.fileClosed
+	r.tasks.Wait()
+	return errors.Join(err, r.closeErr)
+}
+
+// leave ends the replica's part in its shard. When it returns, dragonboat has
+// terminated all that waited for the replica, so that what Update gives back
+// from then on reaches nobody; and only then Update may give something back.
+func (h *Host) leave(r *Replica) error {
 	err := h.nh.StopReplica(r.config.ShardID, r.config.ReplicaID)
 	h.leaders.forget(r.config.ShardID)
+	r.leaveOnce.Do(func() { close(r.left) })
 	if errors.Is(err, dragonboat.ErrShardNotFound) {
-		return nil
+		return nil // it has left before, as the replica halted
 	}
 	return err
 }
@@ -216,12 +266,14 @@ func (h *Host) stop(r *Replica) error {
 // Close stops everything and waits for it.
 func (h *Host) Close() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	if h.closed {
+		h.mu.Unlock()
 		return
 	}
 	h.closed = true
-	for _, r := range h.replicas {
+	replicas := slices.Collect(maps.Values(h.replicas))
+	h.mu.Unlock()
+	for _, r := range replicas {
 		if err := h.stop(r); err != nil {
 			h.log.Warn("stopping a replica", zap.String("group", r.config.Group), zap.Error(err))
 		}

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 
+	"go.uber.org/zap"
+
 	"github.com/cohort-tx/cohort/participant/store"
 	"github.com/cohort-tx/cohort/txlog/segment"
 )
@@ -141,19 +143,18 @@ func (r *Replica) install(in io.Reader, stop <-chan struct{}) error {
 	old := r.files
 	r.files, r.located = files, false
 	r.mu.Unlock()
-	view, err := r.store.View(0)
-	if err != nil {
-		return err
-	}
-	defer view.Close()
-	if err := r.machine.Reload(view); err != nil {
+	if err := r.reload(r.store); err != nil {
 		return err
 	}
 	if m := r.machine.Meta(); m.Position+1 != h.next || m.Incarnation != h.incarnation {
 		return fmt.Errorf("txlog: the Raft snapshot's state is at position %d, its log at %d", m.Position, h.next-1)
 	}
 	r.publish(h.next - 1)
-	return errors.Join(old.log.Close(), os.RemoveAll(old.dir))
+	// What is left of the old log is removed at the next start too.
+	if err := errors.Join(old.log.Close(), os.RemoveAll(old.dir)); err != nil {
+		r.log.Warn("removing the log before the Raft snapshot", zap.Error(err))
+	}
+	return r.grow()
 }
 
 func (r *Replica) installLog(in io.Reader, h installHeader, stop <-chan struct{}) (*logFiles, error) {

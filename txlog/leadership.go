@@ -21,18 +21,31 @@ type leaders struct {
 	mu      sync.Mutex
 	last    map[uint64]Leadership
 	watches map[uint64]map[*watch]struct{}
+	// stopped are the shards that were stopped here: what dragonboat still has in
+	// its queue about them is of the past.
+	stopped map[uint64]bool
 }
 
 type watch struct{ fn func(Leadership) }
 
 func newLeaders() *leaders {
-	return &leaders{last: make(map[uint64]Leadership), watches: make(map[uint64]map[*watch]struct{})}
+	return &leaders{last: make(map[uint64]Leadership), watches: make(map[uint64]map[*watch]struct{}), stopped: make(map[uint64]bool)}
+}
+
+// expect says that a shard is about to be started here.
+func (l *leaders) expect(shardID uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.stopped, shardID)
 }
 
 // LeaderUpdated implements raftio.IRaftEventListener.
 func (l *leaders) LeaderUpdated(info raftio.LeaderInfo) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.stopped[info.ShardID] {
+		return
+	}
 	now := Leadership{
 		LeaderReplica: info.LeaderID,
 		Term:          info.Term,
@@ -54,6 +67,7 @@ func (l *leaders) of(shardID uint64) Leadership {
 func (l *leaders) forget(shardID uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.stopped[shardID] = true
 	delete(l.last, shardID)
 	for w := range l.watches[shardID] {
 		w.fn(Leadership{})

@@ -1,113 +1,206 @@
 package txlog
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/plugin/tan"
 	"github.com/lni/dragonboat/v4/raftio"
-	"github.com/lni/dragonboat/v4/raftpb"
+	pb "github.com/lni/dragonboat/v4/raftpb"
+	sm "github.com/lni/dragonboat/v4/statemachine"
 )
 
-// logDBFactory makes dragonboat's tan log store, wrapped.
-type logDBFactory struct{}
+// logDBFactory makes dragonboat use tan behind a logDB.
+type logDBFactory struct {
+	// refuseSnapshots tells of which replicas no snapshot may be recorded.
+	refuseSnapshots func(raftio.NodeInfo) bool
+}
 
-func (logDBFactory) Name() string { return tan.Factory.Name() }
+func (f logDBFactory) Name() string { return tan.Factory.Name() }
 
-func (logDBFactory) Create(c config.NodeHostConfig, cb config.LogDBCallback, dirs, wal []string) (raftio.ILogDB, error) {
-	db, err := tan.Factory.Create(c, cb, dirs, wal)
+func (f logDBFactory) Create(c config.NodeHostConfig, cb config.LogDBCallback, dirs, wals []string) (raftio.ILogDB, error) {
+	db, err := tan.Factory.Create(c, cb, dirs, wals)
 	if err != nil {
 		return nil, err
 	}
-	return &logDB{ILogDB: db, states: make(map[raftio.NodeInfo]raftpb.State)}, nil
+	return newLogDB(db, f.refuseSnapshots), nil
 }
 
-// logDB corrects two things in tan.
+// logDB stands between dragonboat and tan, its Raft log store, for three
+// things:
 //
-// An update whose Raft state did not change comes with an empty State, and tan
-// stores that as the state last seen; the next update that only moves the commit
-// index then looks like a change of term or vote, which must be fsynced. Filling
-// in the last state known says the same and saves four of seven fsyncs of a
-// proposal on three replicas.
-//
-// And tan's rollover to a new file reads the old one without a lock while a
-// snapshot's record may be written to it. Saving states excludes everything else
-// that writes.
+//   - Refill. An update whose State is empty says that term, vote and commit are
+//     what they were at the update before. tan writes the entries of such an
+//     update and remembers an empty State, so that the next update, which only
+//     moves the commit index, looks to it like a change of term and vote and is
+//     fsynced: 7 fsyncs a proposal on three replicas instead of 3. An empty State
+//     is filled with the one it stands for, which is exact: what tan then
+//     recovers is the same State from a later record.
+//   - One at a time. tan changes its file in one goroutine while another, saving
+//     a snapshot, reads which file is current, without a lock; and a reader can
+//     meet a record half written. All work on one replica's log is done by one
+//     goroutine at a time here.
+//   - No snapshot of a halted replica, which could claim a state that is not on
+//     disk: dragonboat would drop the log that the replica needs.
 type logDB struct {
 	raftio.ILogDB
+	refuseSnapshots func(raftio.NodeInfo) bool
 
-	// writes is held for reading by SaveRaftState, which dragonboat never calls
-	// twice at a time for one replica, and for writing by the others.
-	writes sync.RWMutex
-
-	mu     sync.Mutex
-	states map[raftio.NodeInfo]raftpb.State
+	mu       sync.Mutex
+	replicas map[raftio.NodeInfo]*replicaLog
 }
 
-func (l *logDB) SaveRaftState(updates []raftpb.Update, worker uint64) error {
-	l.writes.RLock()
-	defer l.writes.RUnlock()
-	return l.ILogDB.SaveRaftState(l.fill(updates), worker)
+// replicaLog is one replica's log.
+type replicaLog struct {
+	// mu is held during all work on the log.
+	mu sync.Mutex
+	// state is the last State saved or read, empty when there is none.
+	state pb.State
 }
 
-// fill copies updates: they belong to the caller.
-func (l *logDB) fill(updates []raftpb.Update) []raftpb.Update {
-	filled := make([]raftpb.Update, len(updates))
-	copy(filled, updates)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for i := range filled {
-		u := &filled[i]
-		id := raftio.NodeInfo{ShardID: u.ShardID, ReplicaID: u.ReplicaID}
-		if raftpb.IsEmptyState(u.State) {
-			u.State = l.states[id]
-		} else {
-			l.states[id] = u.State
+func newLogDB(db raftio.ILogDB, refuse func(raftio.NodeInfo) bool) *logDB {
+	return &logDB{ILogDB: db, refuseSnapshots: refuse, replicas: make(map[raftio.NodeInfo]*replicaLog)}
+}
+
+func (s *logDB) replica(shard, replica uint64) *replicaLog {
+	key := raftio.GetNodeInfo(shard, replica)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.replicas[key]
+	if r == nil {
+		r = new(replicaLog)
+		s.replicas[key] = r
+	}
+	return r
+}
+
+// lock locks the logs of all updates and returns them in the updates' order.
+// Several are locked in the order of their ids, so that no two lockers wait for
+// each other.
+func (s *logDB) lock(updates []pb.Update) (logs []*replicaLog, unlock func()) {
+	logs = make([]*replicaLog, len(updates))
+	for i := range updates {
+		logs[i] = s.replica(updates[i].ShardID, updates[i].ReplicaID)
+	}
+	if len(logs) == 1 {
+		logs[0].mu.Lock()
+		return logs, logs[0].mu.Unlock
+	}
+	order := make([]int, len(updates))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		x, y := &updates[a], &updates[b]
+		return cmp.Or(cmp.Compare(x.ShardID, y.ShardID), cmp.Compare(x.ReplicaID, y.ReplicaID))
+	})
+	locked := make([]*replicaLog, 0, len(order))
+	for _, i := range order {
+		if n := len(locked); n == 0 || locked[n-1] != logs[i] {
+			logs[i].mu.Lock()
+			locked = append(locked, logs[i])
 		}
 	}
-	return filled
+	return logs, func() {
+		for _, l := range locked {
+			l.mu.Unlock()
+		}
+	}
 }
 
-func (l *logDB) forget(shardID, replicaID uint64) {
+// SaveRaftState refills empty States. The updates are dragonboat's and are as
+// they were when it returns.
+func (s *logDB) SaveRaftState(updates []pb.Update, worker uint64) error {
+	if len(updates) == 0 {
+		return nil
+	}
+	logs, unlock := s.lock(updates)
+	defer unlock()
+	filled := make([]bool, len(updates))
+	for i, l := range logs {
+		if pb.IsEmptyState(updates[i].State) {
+			updates[i].State, filled[i] = l.state, true
+		} else {
+			l.state = updates[i].State
+		}
+	}
+	err := s.ILogDB.SaveRaftState(updates, worker)
+	for i := range updates {
+		if filled[i] {
+			updates[i].State = pb.State{}
+		}
+	}
+	return err
+}
+
+// ReadRaftState is where a replica's life begins: the State read is the one that
+// an empty one stands for from here on.
+func (s *logDB) ReadRaftState(shard, replica, lastIndex uint64) (raftio.RaftState, error) {
+	l := s.replica(shard, replica)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.states, raftio.NodeInfo{ShardID: shardID, ReplicaID: replicaID})
+	state, err := s.ILogDB.ReadRaftState(shard, replica, lastIndex)
+	l.state = state.State
+	return state, err
 }
 
-func (l *logDB) SaveSnapshots(updates []raftpb.Update) error {
-	l.writes.Lock()
-	defer l.writes.Unlock()
-	return l.ILogDB.SaveSnapshots(updates)
+func (s *logDB) SaveSnapshots(updates []pb.Update) error {
+	for i := range updates {
+		u := &updates[i]
+		if !pb.IsEmptySnapshot(u.Snapshot) && s.refuseSnapshots(raftio.GetNodeInfo(u.ShardID, u.ReplicaID)) {
+			return sm.ErrSnapshotAborted
+		}
+	}
+	if len(updates) == 0 {
+		return nil
+	}
+	_, unlock := s.lock(updates)
+	defer unlock()
+	return s.ILogDB.SaveSnapshots(updates)
 }
 
-func (l *logDB) RemoveEntriesTo(shardID, replicaID, index uint64) error {
-	l.writes.Lock()
-	defer l.writes.Unlock()
-	return l.ILogDB.RemoveEntriesTo(shardID, replicaID, index)
+func (s *logDB) IterateEntries(entries []pb.Entry, size, shard, replica, low, high, maxSize uint64) ([]pb.Entry, uint64, error) {
+	l := s.replica(shard, replica)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.ILogDB.IterateEntries(entries, size, shard, replica, low, high, maxSize)
 }
 
-func (l *logDB) CompactEntriesTo(shardID, replicaID, index uint64) (<-chan struct{}, error) {
-	l.writes.Lock()
-	defer l.writes.Unlock()
-	return l.ILogDB.CompactEntriesTo(shardID, replicaID, index)
+func (s *logDB) RemoveEntriesTo(shard, replica, index uint64) error {
+	l := s.replica(shard, replica)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.ILogDB.RemoveEntriesTo(shard, replica, index)
 }
 
-func (l *logDB) RemoveNodeData(shardID, replicaID uint64) error {
-	l.writes.Lock()
-	defer l.writes.Unlock()
-	l.forget(shardID, replicaID)
-	return l.ILogDB.RemoveNodeData(shardID, replicaID)
+func (s *logDB) CompactEntriesTo(shard, replica, index uint64) (<-chan struct{}, error) {
+	l := s.replica(shard, replica)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.ILogDB.CompactEntriesTo(shard, replica, index)
 }
 
-func (l *logDB) ImportSnapshot(snapshot raftpb.Snapshot, replicaID uint64) error {
-	l.writes.Lock()
-	defer l.writes.Unlock()
-	l.forget(snapshot.ShardID, replicaID)
-	return l.ILogDB.ImportSnapshot(snapshot, replicaID)
+func (s *logDB) GetSnapshot(shard, replica uint64) (pb.Snapshot, error) {
+	l := s.replica(shard, replica)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.ILogDB.GetSnapshot(shard, replica)
 }
 
-func (l *logDB) SaveBootstrapInfo(shardID, replicaID uint64, b raftpb.Bootstrap) error {
-	l.writes.Lock()
-	defer l.writes.Unlock()
-	return l.ILogDB.SaveBootstrapInfo(shardID, replicaID, b)
+func (s *logDB) RemoveNodeData(shard, replica uint64) error {
+	l := s.replica(shard, replica)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state = pb.State{}
+	return s.ILogDB.RemoveNodeData(shard, replica)
+}
+
+func (s *logDB) ImportSnapshot(snapshot pb.Snapshot, replica uint64) error {
+	l := s.replica(snapshot.ShardID, replica)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state = pb.State{}
+	return s.ILogDB.ImportSnapshot(snapshot, replica)
 }

@@ -64,31 +64,72 @@ func (r *Replica) syncLog() error {
 	return r.files.log.Sync()
 }
 
+// open opens the replica's files and returns S, from where Raft replays.
 func (r *Replica) open() (index uint64, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("txlog: group %s: %w", r.config.Group, err)
+		}
+	}()
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return 0, err
 	}
-	st, err := store.Open(r.storeOptions())
+	st, err := r.openStore()
 	if err != nil {
-		return 0, fmt.Errorf("txlog: group %s: %w", r.config.Group, err)
+		return 0, err
 	}
 	files, err := r.openLog(st)
 	if err != nil {
-		return 0, errors.Join(fmt.Errorf("txlog: group %s: %w", r.config.Group, err), st.Close())
-	}
-	view, err := st.View(0)
-	if err == nil {
-		defer view.Close()
-		err = r.machine.Reload(view)
-	}
-	if err != nil {
-		return 0, errors.Join(err, files.log.Close(), st.Close())
+		return 0, errors.Join(err, st.Close())
 	}
 	r.mu.Lock()
 	r.store, r.files = st, files
 	r.mu.Unlock()
 	r.publish(files.log.Next() - 1)
 	return st.Synced(), nil
+}
+
+// openStore opens the store and loads the machine from it. The limits in the
+// state may be above those that the replica was started with: what Raft replays
+// was applied under them, so the store is laid out for them.
+func (r *Replica) openStore() (*store.Store, error) {
+	for {
+		st, err := store.Open(r.storeOptions())
+		if err != nil {
+			return nil, err
+		}
+		if err := r.reload(st); err != nil {
+			return nil, errors.Join(err, st.Close())
+		}
+		if !r.raiseLimits() {
+			return st, nil
+		}
+		if err := st.Close(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// reload loads the machine from the published state.
+func (r *Replica) reload(st *store.Store) error {
+	view, err := st.View(0)
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	return r.machine.Reload(view)
+}
+
+// raiseLimits raises the limits that the store is laid out for to those of the
+// state; true when that needs a larger store.
+func (r *Replica) raiseLimits() bool {
+	limits := r.machine.Limits().WithDefaults()
+	was := machine.EntryBound(r.limits)
+	r.limits.ValueBytes = max(r.limits.ValueBytes, limits.ValueBytes)
+	r.limits.TransactionBytes = max(r.limits.TransactionBytes, limits.TransactionBytes)
+	r.limits.TransactionKeys = max(r.limits.TransactionKeys, limits.TransactionKeys)
+	r.limits.ScanKeys = max(r.limits.ScanKeys, limits.ScanKeys)
+	return !machine.EntryBound(r.limits).Within(was)
 }
 
 // openLog opens the log that belongs to the store's state at S.
@@ -179,19 +220,15 @@ func (r *Replica) removeOtherLogs(id uint64) error {
 	return nil
 }
 
+// close closes the files, and tells who waits for it.
 func (r *Replica) close() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed || r.store == nil {
-		r.closed = true
-		return nil
-	}
 	r.closed = true
-	// The store's last barrier syncs the log, and needs the lock for it.
 	r.mu.Unlock()
-	err := r.store.Close()
-	r.mu.Lock()
-	return errors.Join(err, r.files.log.Close())
+	// Without the lock: the store's last barrier syncs the log, and takes it.
+	r.closeErr = errors.Join(r.store.Close(), r.files.log.Close())
+	close(r.fileClosed)
+	return r.closeErr
 }
 
 func syncDir(dir string) error {

@@ -45,7 +45,7 @@ func (r *Replica) Propose(batch *command.Batch, timeout time.Duration) (*Proposa
 		return nil, proposeError(err, len(data))
 	}
 	p := &Proposal{done: make(chan struct{})}
-	go p.wait(rs)
+	r.tasks.Go(func() { p.wait(rs) })
 	return p, nil
 }
 
@@ -69,7 +69,7 @@ func (p *Proposal) wait(rs *dragonboat.RequestState) {
 	case r.Completed():
 		p.index = r.GetResult().Value
 		if p.results, p.err = command.DecodeResults(r.GetResult().Data); p.err != nil {
-			// A replica that halted while it was stopped has no results.
+			// Never seen: a replica that halts gives nothing back while anybody waits.
 			p.err = ErrUnknown
 		}
 	case r.Dropped():

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/lni/dragonboat/v4/raftio"
 	"go.uber.org/zap"
 
 	"github.com/cohort-tx/cohort/participant/store"
@@ -39,8 +40,18 @@ type Replica struct {
 	published atomic.Pointer[chan struct{}]
 
 	failure atomic.Pointer[haltError]
+	// stop is closed when the replica is being stopped: who waits gives up.
 	stop    chan struct{}
 	stopped sync.Once
+	// left is closed once the replica has left its shard: see Host.leave.
+	left      chan struct{}
+	leaveOnce sync.Once
+	// fileClosed is closed when dragonboat has let go of the state machine and its
+	// files are closed, with closeErr.
+	fileClosed chan struct{}
+	closeErr   error
+	// tasks are the goroutines of proposals, and that of a halt.
+	tasks sync.WaitGroup
 }
 
 type haltError struct{ err error }
@@ -55,6 +66,9 @@ func newReplica(h *Host, c ReplicaConfig) *Replica {
 		machine: machine.New(),
 		limits:  c.Limits,
 		stop:    make(chan struct{}),
+
+		left:       make(chan struct{}),
+		fileClosed: make(chan struct{}),
 	}
 	ch := make(chan struct{})
 	r.published.Store(&ch)
@@ -135,11 +149,20 @@ func (r *Replica) Err() error {
 	return nil
 }
 
-// halt stops the replica for good; with an error it failed.
+// halt records the first failure, leaves the shard, so that another replica can
+// lead it, and returns once that is done. It is called by the state machine,
+// which dragonboat waits for; leaving does not wait for the state machine.
 func (r *Replica) halt(err error) {
-	if err != nil && r.failure.CompareAndSwap(nil, &haltError{fmt.Errorf("%w: %w", ErrHalted, err)}) {
+	if r.failure.CompareAndSwap(nil, &haltError{fmt.Errorf("%w: %w", ErrHalted, err)}) {
 		r.log.Error("replica halted; restart the node once the cause is gone", zap.Error(err))
+		r.host.failed.Store(raftio.GetNodeInfo(r.config.ShardID, r.config.ReplicaID), true)
+		r.tasks.Go(func() {
+			if err := r.host.leave(r); err != nil {
+				r.log.Warn("leaving the shard", zap.Error(err))
+			}
+		})
 	}
+	<-r.left
 }
 
 // markClosed lets go of who waits.

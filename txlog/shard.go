@@ -10,28 +10,29 @@ import (
 
 	"github.com/cohort-tx/cohort/participant/store"
 	"github.com/cohort-tx/cohort/txlog/command"
-	"github.com/cohort-tx/cohort/txlog/machine"
 )
 
 // shard is a Replica as dragonboat drives it. Open, Update, Sync,
 // PrepareSnapshot and RecoverFromSnapshot come from one goroutine at a time;
 // SaveSnapshot runs beside them.
 //
-// An error returned to dragonboat from Update becomes a panic in a goroutine of
-// its own, that is, the end of the process with all its groups and no word. So
-// Update does not return one: it records why, and holds still. Nothing is
-// applied or acknowledged any more, dragonboat learns of no progress and
-// compacts nothing, Raft goes on without this replica, and Status tells.
+// dragonboat turns every error that it is given here into a panic in a goroutine
+// of its own, that is, the end of the process with all its groups; only those
+// that say that something was stopped or aborted it takes for what they are. So a
+// failure halts the replica instead: it is recorded, the replica leaves its shard,
+// so that another one can lead, and what failed is given back as if it had been
+// stopped, when nobody waits for it any more.
 type shard struct{ *Replica }
 
 var _ statemachine.IOnDiskStateMachine = (*shard)(nil)
 
-// Open opens the files and returns S: dragonboat applies everything after it.
+// Open returns S: dragonboat applies everything after it. StartReplica has opened
+// the files, so that it can say what is wrong with them.
 func (s *shard) Open(<-chan struct{}) (uint64, error) {
-	return s.open()
+	return s.store.Synced(), nil
 }
 
-// Update applies Raft entries. It publishes all of them or none.
+// Update applies Raft entries.
 func (s *shard) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
 	if s.Err() == nil {
 		err := s.apply(entries)
@@ -40,34 +41,54 @@ func (s *shard) Update(entries []statemachine.Entry) ([]statemachine.Entry, erro
 		}
 		s.halt(err)
 	}
-	<-s.stop
-	// The shard is being stopped. Entries without a result are unknown to their
-	// proposers, and nothing durable says that they were applied.
+	// The replica has left: nobody gets these, and nothing durable says that they
+	// were applied.
 	for i := range entries {
 		entries[i].Result = statemachine.Result{}
 	}
 	return entries, nil
 }
 
+// apply applies entries as one update of the store; as several when one of them
+// raises the limits, because the store is then opened anew for what follows.
 func (r *Replica) apply(entries []statemachine.Entry) error {
+	for len(entries) > 0 {
+		n, err := r.applySome(entries)
+		if err != nil {
+			return err
+		}
+		entries = entries[n:]
+		if err := r.grow(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Replica) applySome(entries []statemachine.Entry) (n int, err error) {
 	u := r.store.Begin(entries[0].Index)
 	defer u.Discard()
+	before := r.machine.Limits()
 	for i := range entries {
 		results, err := r.applyEntry(u, entries[i].Index, entries[i].Cmd)
 		if err != nil {
-			return fmt.Errorf("entry %d: %w", entries[i].Index, err)
+			return 0, fmt.Errorf("entry %d: %w", entries[i].Index, err)
 		}
 		entries[i].Result = statemachine.Result{Value: entries[i].Index, Data: command.AppendResults(nil, results)}
+		n++
+		if r.machine.Limits() != before {
+			break
+		}
 	}
 	// Records before the index: a reader at an index finds all its positions.
 	if err := r.files.log.Flush(); err != nil {
-		return err
+		return 0, err
 	}
 	if err := u.Finish(); err != nil {
-		return err
+		return 0, err
 	}
 	r.publish(r.files.log.Next() - 1)
-	return r.grow()
+	return n, nil
 }
 
 func (r *Replica) applyEntry(u *store.Update, index uint64, data []byte) ([]command.Result, error) {
@@ -105,19 +126,10 @@ func (r *Replica) publish(position uint64) {
 // its memtables were laid out for. Views that are open fail once; their readers
 // come back.
 func (r *Replica) grow() error {
-	limits := r.machine.Limits()
-	if limits == r.limits || limits == (command.Limits{}) {
+	if !r.raiseLimits() {
 		return nil
 	}
-	was, is := machine.EntryBound(r.limits), machine.EntryBound(limits)
-	if is.Within(was) {
-		return nil
-	}
-	r.limits.ValueBytes = max(r.limits.ValueBytes, limits.ValueBytes)
-	r.limits.TransactionBytes = max(r.limits.TransactionBytes, limits.TransactionBytes)
-	r.limits.TransactionKeys = max(r.limits.TransactionKeys, limits.TransactionKeys)
-	r.limits.ScanKeys = max(r.limits.ScanKeys, limits.ScanKeys)
-	r.log.Info("opening the store anew for larger transactions", zap.Uint64("transaction_bytes", limits.TransactionBytes))
+	r.log.Info("opening the store anew for larger transactions", zap.Uint64("transaction_bytes", r.limits.TransactionBytes))
 	// Without the lock: the store's last barrier syncs the log, which takes it.
 	if err := r.store.Close(); err != nil {
 		return err
@@ -137,50 +149,66 @@ func (s *shard) Lookup(any) (any, error) {
 	return nil, errors.New("txlog: reads do not go through Raft's lookup")
 }
 
-// Sync is a real barrier: dragonboat drops log after it.
+// Sync is a real barrier: dragonboat records a snapshot and drops log after it.
+// It may not return an error, and dragonboat goes on when it returns none; the
+// snapshot of a replica that has halted is refused by the log store.
 func (s *shard) Sync() error {
 	if s.Err() == nil {
-		err := s.store.Barrier()
-		if err == nil {
-			return nil
+		if err := s.store.Barrier(); err != nil {
+			s.halt(err)
 		}
-		s.halt(err)
 	}
-	<-s.stop
-	return statemachine.ErrSnapshotStopped
+	return nil
 }
 
 // PrepareSnapshot pins what SaveSnapshot will stream.
 func (s *shard) PrepareSnapshot() (any, error) {
-	if err := s.Err(); err != nil {
-		<-s.stop
-		return nil, statemachine.ErrSnapshotStopped
+	if s.Err() == nil {
+		snap, err := s.Snapshot(0)
+		if err == nil {
+			return snap, nil
+		}
+		s.log.Warn("no state to stream", zap.Error(err))
 	}
-	return s.Snapshot(0)
+	return nil, statemachine.ErrSnapshotAborted
 }
 
-// SaveSnapshot streams the pinned state to a replica that needs it.
+// SaveSnapshot streams the pinned state to a replica that needs it. A failure to
+// read aborts the stream; the receiver asks again.
 func (s *shard) SaveSnapshot(pinned any, w io.Writer, stop <-chan struct{}) error {
 	snap := pinned.(*Snapshot)
 	defer snap.Close()
 	err := s.save(snap, w, stop)
-	if errors.Is(err, store.ErrStopped) || errors.Is(err, store.ErrClosed) {
+	switch {
+	case err == nil, errors.Is(err, statemachine.ErrSnapshotStreaming), errors.Is(err, statemachine.ErrSnapshotStopped):
+		return err
+	case errors.Is(err, store.ErrStopped), errors.Is(err, store.ErrClosed):
 		return statemachine.ErrSnapshotStopped
 	}
-	return err
+	s.log.Error("streaming the state failed", zap.Error(err))
+	return statemachine.ErrSnapshotAborted
 }
 
 // RecoverFromSnapshot installs what another replica streamed.
 func (s *shard) RecoverFromSnapshot(r io.Reader, stop <-chan struct{}) error {
-	err := s.install(r, stop)
-	if errors.Is(err, store.ErrStopped) || errors.Is(err, store.ErrClosed) {
+	if s.Err() != nil {
 		return statemachine.ErrSnapshotStopped
 	}
-	return err
+	err := s.install(r, stop)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, store.ErrStopped) {
+		s.halt(fmt.Errorf("install a Raft snapshot: %w", err))
+	}
+	return statemachine.ErrSnapshotStopped
 }
 
-// Close closes the files.
+// Close closes the files. What fails is StopReplica's to tell.
 func (s *shard) Close() error {
 	s.markClosed()
-	return s.close()
+	if err := s.close(); err != nil {
+		s.log.Error("closing the replica's files", zap.Error(err))
+	}
+	return nil
 }

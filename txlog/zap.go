@@ -3,34 +3,53 @@ package txlog
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/lni/dragonboat/v4/logger"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-var dragonboatLogger sync.Once
+// dragonboat takes one logger factory for the process, only once, and asks it
+// once for each of its packages. So the factory is installed once, and what it
+// makes looks up where to log each time.
+var (
+	installRaftLogger sync.Once
+	raftLog           atomic.Pointer[zap.Logger]
+)
 
-// SetDragonboatLogger sends dragonboat's log to l. dragonboat's logger is one for
-// the process and can be set once, before the first Host: the first call counts.
-// Its messages are not constant, so they go into a field.
+// SetDragonboatLogger sends dragonboat's log, that of all hosts in the process, to
+// l; the last call counts. Until it is called, dragonboat's log goes nowhere. Its
+// messages are not constant, so they go into a field.
 func SetDragonboatLogger(l *zap.Logger) {
-	dragonboatLogger.Do(func() {
-		logger.SetLoggerFactory(func(pkg string) logger.ILogger {
-			// dragonboat warns about what is ordinary in an election.
-			return &raftLogger{log: l.Named("raft").With(zap.String("package", pkg))}
-		})
+	raftLog.Store(l.Named("raft"))
+	quietDragonboat()
+}
+
+// quietDragonboat replaces dragonboat's own logger, which writes to standard
+// error.
+func quietDragonboat() {
+	installRaftLogger.Do(func() {
+		// It panics when somebody else in the process has set a factory: theirs stays.
+		defer func() { _ = recover() }()
+		logger.SetLoggerFactory(func(pkg string) logger.ILogger { return &raftLogger{pkg: pkg} })
 	})
 }
 
-type raftLogger struct{ log *zap.Logger }
+// raftLogger is that of one of dragonboat's packages. dragonboat warns about what
+// is ordinary in an election, so its levels are lowered by one.
+type raftLogger struct{ pkg string }
 
 // SetLevel is the zap logger's business.
 func (*raftLogger) SetLevel(logger.LogLevel) {}
 
 func (r *raftLogger) write(level zapcore.Level, format string, args []any) {
-	if e := r.log.Check(level, "dragonboat"); e != nil {
-		e.Write(zap.String("detail", fmt.Sprintf(format, args...)))
+	l := raftLog.Load()
+	if l == nil {
+		return
+	}
+	if e := l.Check(level, "dragonboat"); e != nil {
+		e.Write(zap.String("package", r.pkg), zap.String("detail", fmt.Sprintf(format, args...)))
 	}
 }
 
