@@ -1,0 +1,244 @@
+package participant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// Bounds of an App.
+const (
+	// maxHandlers bounds handlers that run at once; more steps wait.
+	maxHandlers = 256
+	// maxStepResults bounds the answers kept for steps that are sent again.
+	maxStepResults = 1024
+	// maxPendingVotes bounds attempts that were voted for and have no outcome yet;
+	// beyond it the vote is no.
+	maxPendingVotes = 4096
+	// leaveGrace bounds how long Serve waits for its handlers when it ends.
+	leaveGrace = 10 * time.Second
+)
+
+// App serves one participant of a group. Give it its handlers, then Serve.
+type App struct {
+	group, participant string
+	nonce              string
+	description        string
+
+	mu       sync.Mutex
+	handlers map[string]Handler
+	vote     func(context.Context, *Prepare) error
+	outcome  func(Notice)
+	stateFn  func(ServeState)
+	serving  bool
+	epoch    uint64
+	results  stepResults
+	pending  map[attemptKey]*time.Timer
+}
+
+// New makes the application that serves a participant of a group.
+func New(group, participant string) *App {
+	return &App{
+		group: group, participant: participant, nonce: newInstanceNonce(),
+		handlers: make(map[string]Handler), pending: make(map[attemptKey]*time.Timer),
+		results: newStepResults(maxStepResults),
+	}
+}
+
+// Payload is a call's request or reply as it travels.
+type Payload struct {
+	Data        []byte
+	ContentType string
+}
+
+// Handler answers one method. ctx ends with the step's time, or when the result
+// can no longer count. It runs in a goroutine of its own, beside other steps of
+// other transactions; steps of one transaction come one after the other. It may
+// run more than once for a call that the caller makes once, each time with a
+// StepTx of its own, and must change nothing but through it. An error is the
+// participant's refusal: the caller gets its text.
+type Handler func(ctx context.Context, tx *StepTx, in Payload) (Payload, error)
+
+// Func makes a handler of a typed function: In and Out are structs for JSON,
+// pointers to protobuf messages, or []byte.
+func Func[In, Out any](fn func(ctx context.Context, tx *StepTx, in In) (Out, error)) Handler {
+	return func(ctx context.Context, tx *StepTx, p Payload) (Payload, error) {
+		var in In
+		if err := decode(p.Data, p.ContentType, target(&in)); err != nil {
+			return Payload{}, &badPayload{err}
+		}
+		out, err := fn(ctx, tx, in)
+		if err != nil {
+			return Payload{}, err
+		}
+		data, contentType, err := encodePayload(out)
+		if err != nil {
+			return Payload{}, &badPayload{err}
+		}
+		return Payload{Data: data, ContentType: contentType}, nil
+	}
+}
+
+// target is where to decode into: for an In that is a pointer to a message, a new
+// message.
+func target[In any](in *In) any {
+	if _, ok := any(*in).(proto.Message); ok {
+		message := reflect.New(reflect.TypeOf(in).Elem().Elem())
+		*in = message.Interface().(In)
+		return message.Interface()
+	}
+	return in
+}
+
+type badPayload struct{ err error }
+
+func (e *badPayload) Error() string { return e.err.Error() }
+func (e *badPayload) Unwrap() error { return e.err }
+
+// Handle gives a method its handler. It panics on a wrong or repeated name: that
+// is a mistake in the program.
+func (a *App) Handle(method string, h Handler) {
+	if err := checkMethod(method); err != nil {
+		panic(err)
+	}
+	a.configure()
+	if a.handlers[method] != nil {
+		panic(fmt.Sprintf("participant: method %q has a handler already", method))
+	}
+	a.handlers[method] = h
+}
+
+func (a *App) configure() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.serving {
+		panic("participant: configure an App before it serves")
+	}
+}
+
+// Prepare asks for a vote on an attempt that called this participant.
+type Prepare struct {
+	// ID of the transaction, and Begun of its attempt.
+	ID    string
+	Begun uint64
+}
+
+// Notice tells how an attempt ended.
+type Notice struct {
+	ID    string
+	Begun uint64
+	// Committed, at Position, or not.
+	Committed bool
+	Position  uint64
+}
+
+// OnPrepare gives the participant a last say before an attempt that called it is
+// decided: an error votes no, with its text as the reason. Yes is a promise: the
+// participant can commit whatever happens, and what its steps read stays true,
+// until it hears the outcome.
+func (a *App) OnPrepare(vote func(context.Context, *Prepare) error) {
+	a.configure()
+	a.vote = vote
+}
+
+// OnOutcome is told how attempts ended that were voted for. When no notice
+// comes, the App asks for itself, so one call comes for each yes, except those
+// that a crash forgets. It must not block.
+func (a *App) OnOutcome(outcome func(Notice)) {
+	a.configure()
+	a.outcome = outcome
+}
+
+// ServeState says how an App stands with the cluster.
+type ServeState string
+
+// Values of ServeState.
+const (
+	// Connecting: not attached; it tries.
+	Connecting ServeState = "connecting"
+	// Active: steps come to this instance.
+	Active ServeState = "active"
+	// Standby: attached, another instance is active.
+	Standby ServeState = "standby"
+)
+
+// OnState is told each change of how the App stands. It must not block.
+func (a *App) OnState(fn func(ServeState)) {
+	a.configure()
+	a.stateFn = fn
+}
+
+// Describe adds a text that operators see beside the instance.
+func (a *App) Describe(text string) {
+	a.configure()
+	a.description = text
+}
+
+// Serve attaches to the cluster and answers until ctx ends, which returns nil
+// once the handlers that run have finished or a grace has passed. addrs are nodes
+// as for Dial. A lost connection is made again, at any of them, under the same
+// instance. The error is a *RefusedError when the cluster does not know the group
+// or the participant.
+func (a *App) Serve(ctx context.Context, addrs string, opts ...ClientOption) error {
+	if err := errors.Join(checkName("group", a.group), checkName("participant", a.participant)); err != nil {
+		return err
+	}
+	client, err := Dial(addrs, opts...)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	a.mu.Lock()
+	if a.serving {
+		a.mu.Unlock()
+		return errors.New("participant: the App serves already")
+	}
+	a.serving = true
+	a.mu.Unlock()
+	defer a.stopped()
+	return a.serve(ctx, client)
+}
+
+// stopped lets go of what waits for outcomes.
+func (a *App) stopped() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.serving = false
+	for k, t := range a.pending {
+		t.Stop()
+		delete(a.pending, k)
+	}
+}
+
+func (a *App) serve(ctx context.Context, client *Client) error {
+	pause := newBackoff(50*time.Millisecond, 2*time.Second)
+	for {
+		at := attachment{app: a, client: client, slots: make(chan struct{}, maxHandlers)}
+		attached, err := at.run(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		var no *RefusedError
+		if errors.As(err, &no) || errors.Is(err, ErrInvalid) {
+			return err
+		}
+		a.tell(Connecting)
+		if attached {
+			pause = newBackoff(50*time.Millisecond, 2*time.Second)
+		}
+		if pause.wait(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+func (a *App) tell(s ServeState) {
+	if a.stateFn != nil {
+		a.stateFn(s)
+	}
+}

@@ -1,0 +1,94 @@
+package participant
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
+)
+
+const (
+	// askAfter is how long a voter that said yes waits for a notice before it asks.
+	askAfter = 5 * time.Second
+	// askTimeout bounds one asking.
+	askTimeout = 5 * time.Second
+)
+
+// prepare votes. A yes is remembered until its outcome is known.
+func (at *attachment) prepare(ctx context.Context, p *cohortv1.Prepare) {
+	a := at.app
+	if !a.active(p.ActivationEpoch) {
+		return
+	}
+	vote := &cohortv1.Vote{Call: p.Call, Yes: true}
+	if err := at.ask(ctx, p); err != nil {
+		vote.Yes, vote.Reason = false, err.Error()
+	} else if !at.remember(p.Attempt) {
+		vote.Yes, vote.Reason = false, fmt.Sprintf("more than %d votes wait for their outcome", maxPendingVotes)
+	}
+	if !a.active(p.ActivationEpoch) {
+		return
+	}
+	_ = at.sendMessage(&cohortv1.InstanceMessage{Message: &cohortv1.InstanceMessage_Vote{Vote: vote}})
+}
+
+// ask calls the voter; its panic is a no.
+func (at *attachment) ask(ctx context.Context, p *cohortv1.Prepare) (err error) {
+	if at.app.vote == nil {
+		return nil
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the voter panicked: %v", r)
+		}
+	}()
+	return at.app.vote(ctx, &Prepare{ID: p.Attempt.GetId(), Begun: p.Attempt.GetBegun()})
+}
+
+// remember arms the question for an outcome that nobody tells.
+func (at *attachment) remember(attempt *cohortv1.Attempt) bool {
+	a, k := at.app, keyOf(attempt)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.pending[k] != nil {
+		return true
+	}
+	if len(a.pending) >= maxPendingVotes {
+		return false
+	}
+	a.pending[k] = time.AfterFunc(askAfter, func() { a.settle(at.client, k) })
+	return true
+}
+
+// settle asks for an outcome and, when there is none, ends the doubt.
+func (a *App) settle(c *Client, k attemptKey) {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	out, err := c.Group(a.group).Outcome(ctx, k.id, Begun(k.begun), Settle())
+	switch {
+	case err != nil || out.State == Pending:
+		a.mu.Lock()
+		if t := a.pending[k]; t != nil {
+			t.Reset(askAfter)
+		}
+		a.mu.Unlock()
+	default:
+		a.notice(k, Notice{ID: k.id, Begun: k.begun, Committed: out.State == Committed && out.Receipt.Begun == k.begun, Position: out.Receipt.Position})
+	}
+}
+
+// notice ends the waiting for an outcome and tells the application, once.
+func (a *App) notice(k attemptKey, n Notice) {
+	a.mu.Lock()
+	t := a.pending[k]
+	delete(a.pending, k)
+	a.mu.Unlock()
+	if t == nil {
+		return
+	}
+	t.Stop()
+	if a.outcome != nil {
+		a.outcome(n)
+	}
+}
