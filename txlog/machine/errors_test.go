@@ -3,6 +3,7 @@ package machine_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -220,6 +221,25 @@ func TestEntryBoundHoldsWhatLimitsAllow(t *testing.T) {
 	}
 }
 
+// TestSmallOpsCountInFull: many small writes cost more than their bytes; a store
+// that was laid out without that would refuse the entry.
+func TestSmallOpsCountInFull(t *testing.T) {
+	s, m := group(t, command.Limits{})
+	d := &command.Decide{Attempt: command.Attempt{ID: "o", Begun: 1}}
+	for i := range 5000 {
+		d.Ops = append(d.Ops, command.Op{Kind: command.OpAdd, Participant: "a", Key: fmt.Sprint(i), Delta: math.MinInt64})
+	}
+	u := s.Begin()
+	if r, _, err := m.Apply(u, 2, encode(d)); err != nil || r[0].Status != command.StatusCommitted {
+		t.Fatal(r, err)
+	}
+	keys, size := u.Writes()
+	counted := machine.EntryOverhead().Add(machine.CommandSize(d))
+	if written := (machine.Size{Bytes: uint64(size + 32*keys), Keys: uint64(keys)}); !written.Within(counted) {
+		t.Errorf("wrote %v, counted were %v", written, counted)
+	}
+}
+
 // TestDetailsAreBounded: a detail is cut at a character.
 func TestDetailsAreBounded(t *testing.T) {
 	s, m := group(t, command.Limits{})
@@ -266,5 +286,10 @@ func TestDigestCoversLogicalStateOnly(t *testing.T) {
 	u.Set([]byte{7, 0, 0, 0, 1, 'k'}, []byte("12345678"))
 	if sum, m, _ := machine.Digest(u); sum == before || m != n+1 {
 		t.Error("data is not in the digest")
+	} else {
+		u.Set([]byte{7, 0, 0, 0, 1, 'k'}, []byte("12345679"))
+		if other, _, _ := machine.Digest(u); other == sum {
+			t.Error("values are not in the digest")
+		}
 	}
 }
