@@ -1,0 +1,357 @@
+package protocol
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cohort-tx/cohort/txlog/command"
+)
+
+// participant is an application of the group and the instances attached as it.
+//
+//	         attach                     Activate applied
+//	(none) ────────▶ candidate ───────────────────────────▶ active
+//	                    │  another is active or may come back │ stream ends
+//	                    ▼                                     ▼
+//	                 standby ◀── fail_after + grace ──── active, not attached
+type participant struct {
+	name string
+	// epoch, node and instance of the activation in the log.
+	epoch    uint64
+	node     string
+	instance string
+	// active is the active instance's attachment, nil while it is not attached.
+	active *instance
+	// hasSay: the active instance votes or has state of its own; kept while it is
+	// not attached.
+	hasSay bool
+	// goneSince is when the active instance was last not attached. goneFor says how
+	// sure that is.
+	goneSince time.Duration
+	gone      absence
+	// activating: an Activate is on its way to the log.
+	activating bool
+	instances  []*instance // in the order of attaching
+	// line of attempts whose step waits for an active instance.
+	line  []*attempt
+	timer timer
+}
+
+// absence says what is known of an active instance that is not attached.
+type absence uint8
+
+const (
+	absenceUnsure   absence = 0 // a session was lost, or the reign began
+	absenceDetached absence = 1 // its agent says that its stream ended
+	absenceLeft     absence = 2 // it said goodbye
+)
+
+// instance is a process attached as a participant.
+type instance struct {
+	participant *participant
+	nonce       string
+	session     uint64
+	node        string
+	votes       bool
+	ownState    bool
+	description string
+	position    uint64
+	since       time.Duration
+	ready       bool
+	// standby: it was told that it is one.
+	standby bool
+	calls   []*call
+}
+
+func (in *instance) hasSay() bool { return in.votes || in.ownState }
+
+func (p *participant) find(nonce string) *instance {
+	for _, in := range p.instances {
+		if in.nonce == nonce {
+			return in
+		}
+	}
+	return nil
+}
+
+// whyNot says why no step can run now.
+func (p *participant) whyNot() string {
+	switch {
+	case p.active != nil:
+		return "the active instance is not ready yet: it applies the log"
+	case p.activating:
+		return "an instance is being activated"
+	case p.instance == "":
+		return "no instance is attached: start the application"
+	}
+	return "the active instance is not attached to node " + p.node
+}
+
+func (c *Core) send(in *instance, m Message) {
+	c.emit(&Send{Session: in.session, Participant: in.participant.name, Instance: in.nonce, Message: m})
+}
+
+// attached takes an instance in.
+func (c *Core) attached(e *Attached) {
+	p := c.participants[e.Participant]
+	refuse := func(code RefusalCode, detail string) {
+		c.emit(&Send{Session: e.Session, Participant: e.Participant, Instance: e.Instance, Message: &Refused{Code: code, Detail: detail}})
+	}
+	if p == nil {
+		refuse(RefusalUnknownParticipant, fmt.Sprintf("the group has no participant %q", e.Participant))
+		return
+	}
+	in := p.find(e.Instance)
+	if in == nil {
+		if len(p.instances) >= MaxInstances && e.Instance != p.instance {
+			refuse(RefusalTooMany, fmt.Sprintf("the participant has %d instances attached already", MaxInstances))
+			return
+		}
+		in = &instance{participant: p, nonce: e.Instance, since: c.now}
+		p.instances = append(p.instances, in)
+	} else {
+		// Its stream was renewed before the old one's end was heard of; what was on
+		// its way on the old one is lost.
+		c.loseCalls(in, "its stream was renewed")
+	}
+	in.session, in.node = e.Session, e.Node
+	in.votes, in.ownState = e.Votes, e.OwnState
+	in.description, in.position = e.Description, e.Position
+	in.ready, in.standby = false, false
+	if p.instance == in.nonce && p.epoch > 0 {
+		c.activate(p, in)
+		return
+	}
+	c.consider(p)
+}
+
+// activate makes an attached instance the one that steps go to. The log has said
+// so before.
+func (c *Core) activate(p *participant, in *instance) {
+	if p.instance != in.nonce {
+		panic("protocol: activated against the log")
+	}
+	p.active = in
+	p.hasSay = in.hasSay()
+	in.ready = !in.ownState
+	in.standby = false
+	c.timers.stop(&p.timer)
+	c.send(in, &Activated{Epoch: p.epoch})
+	for _, other := range p.instances {
+		if other != in && !other.standby {
+			other.standby = true
+			c.send(other, &Standby{ActiveEpoch: p.epoch})
+		}
+	}
+	if in.ready {
+		c.serveLine(p)
+	}
+}
+
+// ready lets steps flow to an instance that has applied the log up to its
+// activation.
+func (c *Core) ready(e *Ready) {
+	p := c.participants[e.Participant]
+	if p == nil || p.active == nil || p.active.nonce != e.Instance || p.active.session != e.Session || e.Epoch != p.epoch {
+		return
+	}
+	p.active.position = max(p.active.position, e.Position)
+	if !p.active.ready {
+		p.active.ready = true
+		c.serveLine(p)
+	}
+}
+
+func (c *Core) serveLine(p *participant) {
+	line := p.line
+	p.line = nil
+	for _, a := range line {
+		if s := a.running(); s != nil && s.call == nil {
+			c.dispatch(a, s, p)
+			c.armIfLive(a)
+		}
+	}
+}
+
+// consider activates the instance whose turn it is, or sets the moment at which
+// one's turn comes.
+func (c *Core) consider(p *participant) {
+	if p.activating || c.participants[p.name] != p {
+		return
+	}
+	var best *instance
+	var bestAt time.Duration
+	for _, in := range p.instances {
+		if p.active != nil {
+			if in != p.active && !in.standby {
+				in.standby = true
+				c.send(in, &Standby{ActiveEpoch: p.epoch})
+			}
+			continue
+		}
+		if at, ok := c.eligible(p, in); ok && (best == nil || at < bestAt) {
+			best, bestAt = in, at
+		}
+	}
+	if best != nil && bestAt <= c.now {
+		p.activating = true
+		c.timers.stop(&p.timer)
+		c.enqueue(&work{
+			command:     &command.Activate{Participant: p.name, Node: best.node, Instance: best.nonce, Expect: p.epoch},
+			participant: p,
+			instance:    best,
+		})
+		return
+	}
+	if best != nil {
+		c.timers.set(&p.timer, bestAt)
+	}
+	for _, in := range p.instances {
+		if in != p.active && !in.standby {
+			in.standby = true
+			c.send(in, &Standby{ActiveEpoch: p.epoch})
+		}
+	}
+}
+
+// eligible is when an instance may take the place of an active one that is not
+// attached.
+func (c *Core) eligible(p *participant, in *instance) (time.Duration, bool) {
+	switch {
+	case p.instance == "" || p.gone == absenceLeft:
+		return c.now, true
+	case p.gone == absenceDetached && in.since > p.goneSince:
+		// It came after the other had gone: a restart, most likely.
+		return c.now, true
+	case p.gone == absenceUnsure && in.node == p.node:
+		// One node's agent announces what is attached there: the other is not.
+		return p.goneSince + ReannounceWait, true
+	case !c.config.AutoFailover:
+		return 0, false
+	}
+	return p.goneSince + c.config.failover(), true
+}
+
+// activationResult takes the log's answer to an Activate.
+func (c *Core) activationResult(w *work, r *command.Result) {
+	p, in := w.participant, w.instance
+	switch {
+	case c.participants[p.name] != p:
+		// Dropped meanwhile.
+	case r.Status == command.StatusDone:
+		p.activating = false
+		act := w.command.(*command.Activate)
+		p.epoch, p.node, p.instance = r.Epoch, act.Node, act.Instance
+		p.gone, p.goneSince = absenceDetached, c.now
+		if p.find(in.nonce) == in {
+			c.activate(p, in)
+			return
+		}
+		c.consider(p) // gone in between
+	case r.Reason == command.ReasonOverloaded:
+		c.enqueue(&work{command: w.command, participant: p, instance: in, alone: true})
+	case r.Reason == command.ReasonStaleVersion:
+		// An earlier proposal of it was applied, or the definition's change raised
+		// the epoch: the log knows.
+		c.emit(ReadActivation{Participant: p.name})
+	case r.Reason == command.ReasonStaleEpoch:
+		p.activating = false
+		c.emit(Superseded{})
+	default:
+		p.activating = false
+		c.remove(p, in)
+		c.send(in, &Refused{Code: RefusalUnknownParticipant, Detail: "the log refused the activation: " + r.Detail})
+		c.consider(p)
+	}
+}
+
+func (c *Core) activationRead(e *ActivationRead) {
+	p := c.participants[e.Activation.Participant]
+	if p == nil || !p.activating {
+		return
+	}
+	p.activating = false
+	p.epoch, p.node, p.instance = e.Activation.Epoch, e.Activation.Node, e.Activation.Instance
+	if in := p.find(p.instance); in != nil && p.epoch > 0 {
+		c.activate(p, in)
+		return
+	}
+	c.consider(p)
+}
+
+// detached takes an instance out.
+func (c *Core) detached(e *Detached) {
+	p := c.participants[e.Participant]
+	if p == nil {
+		return
+	}
+	in := p.find(e.Instance)
+	if in == nil || in.session != e.Session {
+		return // heard of on another session since
+	}
+	how := absenceDetached
+	if e.Goodbye {
+		how = absenceLeft
+	}
+	c.lose(p, in, how)
+}
+
+func (c *Core) sessionClosed(e *SessionClosed) {
+	for _, p := range c.order {
+		for _, in := range append([]*instance(nil), p.instances...) {
+			if in.session == e.Session {
+				c.lose(p, in, absenceUnsure)
+			}
+		}
+	}
+}
+
+func (c *Core) lose(p *participant, in *instance, how absence) {
+	c.remove(p, in)
+	if p.active == in {
+		p.active = nil
+		p.gone, p.goneSince = how, c.now
+	}
+	c.loseCalls(in, "its instance is gone")
+	c.consider(p)
+}
+
+func (c *Core) remove(p *participant, in *instance) {
+	for i, other := range p.instances {
+		if other == in {
+			p.instances = append(p.instances[:i], p.instances[i+1:]...)
+			return
+		}
+	}
+}
+
+// loseCalls ends what an instance was asked and will not answer any more: steps
+// fail, and no vote is a no.
+func (c *Core) loseCalls(in *instance, why string) {
+	for len(in.calls) > 0 {
+		cl := in.calls[0]
+		a := cl.attempt
+		if cl.prepare {
+			c.end(a, &Aborted{ID: a.name.ID, Reason: reasonMoved, Participant: in.participant.name, Detail: why + " before it voted"})
+			continue
+		}
+		c.stepFailed(a, a.running(), FailureInstanceLost, why)
+		c.armIfLive(a)
+	}
+}
+
+// dropParticipant ends what belongs to a participant that the group has no more.
+func (c *Core) dropParticipant(p *participant) {
+	c.timers.stop(&p.timer)
+	gone := &Refused{Code: RefusalUnknownParticipant, Detail: "the participant was removed from the group"}
+	for _, in := range append([]*instance(nil), p.instances...) {
+		c.remove(p, in)
+		p.active = nil
+		c.loseCalls(in, "the participant was removed")
+		c.send(in, gone)
+	}
+	for _, a := range append([]*attempt(nil), p.line...) {
+		c.end(a, &Aborted{ID: a.name.ID, Reason: command.ReasonUnknownParticipant, Participant: p.name, Detail: "the participant was removed from the group"})
+	}
+	p.line = nil
+}
