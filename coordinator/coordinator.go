@@ -2,212 +2,226 @@ package coordinator
 
 import (
 	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
+	"go.uber.org/zap"
+
+	"github.com/cohort-tx/cohort/coordinator/protocol"
+	"github.com/cohort-tx/cohort/groups"
+	"github.com/cohort-tx/cohort/txlog"
 	"github.com/cohort-tx/cohort/txlog/command"
 )
 
-// Attempt names one attempt of a transaction as its client does.
-type Attempt struct {
-	ID string
-	// Begun is the Raft index of the attempt's snapshot, 0 for one that asks for
-	// begin and commit in one round.
-	Begun uint64
-	// Nonce tells apart attempts of one id begun at the same index.
-	Nonce uint64
+// Params is what a Coordinator needs.
+type Params struct {
+	Group    string
+	NodeName string
+	// Replica is the group's on this node.
+	Replica Replica
+	// InitialDefinition gives the definition and the incarnation that the group's
+	// log begins with, from the directory. It is asked for when the log has none.
+	InitialDefinition func(context.Context) (groups.Definition, uint64, error)
+	// Logger and Metrics may be nil.
+	Logger  *zap.Logger
+	Metrics *Metrics
+	// MaintainEvery is the time between two looks for maintenance; 0 means 15 s.
+	MaintainEvery time.Duration
 }
 
-// Definition stands for groups.Definition, which will take its place.
-type Definition struct{}
+// Coordinator runs the transactions of one group while its node leads it. Its
+// methods may be called from any goroutine.
+type Coordinator struct {
+	params  Params
+	log     *zap.Logger
+	metrics *groupMetrics
 
-// Coordinator runs the transactions of one group while its node leads it.
-type Coordinator struct{}
+	leadership atomic.Pointer[txlog.Leadership]
+	reign      atomic.Pointer[reign]
+	// definition is the one in force, as last read.
+	definition atomic.Pointer[groups.Definition]
+	// configuring lets one Configure be under way.
+	configuring sync.Mutex
+	// purge wakes maintenance.
+	purge chan struct{}
+
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// New starts coordinating the group whenever its node leads it, until Close.
+func New(p Params) *Coordinator {
+	if p.Logger == nil {
+		p.Logger = zap.NewNop()
+	}
+	if p.Metrics == nil {
+		p.Metrics = NewMetrics(nil)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &Coordinator{
+		params:  p,
+		log:     p.Logger.Named("coordinator").With(zap.String("group", p.Group), zap.String("node", p.NodeName)),
+		metrics: p.Metrics.of(p.Group),
+		purge:   make(chan struct{}, 1),
+		cancel:  cancel,
+		done:    make(chan struct{}),
+	}
+	c.leadership.Store(&txlog.Leadership{})
+	go func() {
+		defer close(c.done)
+		c.govern(ctx)
+	}()
+	return c
+}
+
+// Close ends the reign, if there is one, and waits: every open attempt has been
+// answered then.
+func (c *Coordinator) Close() {
+	c.cancel()
+	<-c.done
+}
+
+// Drain refuses what begins anew and waits until what is open has ended, or for
+// ctx's end.
+func (c *Coordinator) Drain(ctx context.Context) error {
+	g := c.reign.Load()
+	if g == nil {
+		return nil
+	}
+	idle := make(chan struct{})
+	err := g.inLoop(ctx, func() {
+		g.step(protocol.Drain{})
+		g.idle = append(g.idle, idle)
+	})
+	if errors.Is(err, ErrNotServing) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	select {
+	case <-idle:
+		return nil
+	case <-g.over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // Serving tells whether this node runs the group's coordinator now, and under
 // which coordinator epoch.
-func (c *Coordinator) Serving() (epoch uint64, ok bool) { return 0, false }
-
-// BeginRequest asks for an attempt. ID must be set; Timeout 0 means the group's.
-type BeginRequest struct {
-	ID            string
-	RequestDigest []byte
-	Timeout       time.Duration
-	// Fresh says that the id was made just now and cannot have an outcome.
-	Fresh bool
+func (c *Coordinator) Serving() (epoch uint64, ok bool) {
+	if g := c.reign.Load(); g != nil {
+		return g.epoch, true
+	}
+	return 0, false
 }
 
-// Opened is an attempt that began.
-type Opened struct {
-	Attempt     Attempt
-	Epoch       uint64
-	Incarnation uint64
-	// Position is the last one in the attempt's snapshot.
-	Position uint64
+// ask brings a request to the reign there is.
+func (c *Coordinator) ask(ctx context.Context, event func(request uint64) protocol.Event) (protocol.Answer, *reign, error) {
+	g := c.reign.Load()
+	if g == nil {
+		return nil, nil, ErrNotServing
+	}
+	ans, err := g.ask(ctx, event)
+	return ans, g, err
 }
 
-// Begin opens an attempt on a linearizable snapshot. Errors: *Committed,
-// *Aborted, *Invalid, ErrNotServing.
-func (c *Coordinator) Begin(ctx context.Context, req BeginRequest) (Opened, error) {
-	return Opened{}, ErrNotServing
+// errorOf is the error that an answer other than the one hoped for is.
+func errorOf(ans protocol.Answer) error {
+	switch a := ans.(type) {
+	case *protocol.Aborted:
+		return &Aborted{ID: a.ID, Reason: a.Reason, Participant: a.Participant, Key: a.Key, Detail: a.Detail}
+	case *protocol.Committed:
+		return &Committed{Receipt: a.Receipt}
+	case *protocol.Indeterminate:
+		return &Indeterminate{Detail: a.Detail}
+	case *protocol.StepFailed:
+		return stepFailure(a)
+	case *protocol.Invalid:
+		return &Invalid{Field: a.Field, Detail: a.Detail}
+	case *protocol.NotServing:
+		return &notServingError{detail: a.Detail}
+	}
+	panic("coordinator: an answer to another question")
 }
 
-// CallRequest asks for one step.
-type CallRequest struct {
-	Attempt     Attempt
-	Step        uint32
-	Participant string
-	Method      string
-	Payload     []byte
-	ContentType string
-	// Ops are the client's direct writes since the last call.
-	Ops     []command.Op
-	Timeout time.Duration
-}
+// GateClose makes commits wait before they prepare; GateOpen lets them on. They
+// are a checkpoint's; the reign's end opens the gate.
+func (c *Coordinator) GateClose(ctx context.Context) error { return c.gate(ctx, protocol.CloseGate{}) }
 
-// StepReply is what a handler answered.
-type StepReply struct {
-	Payload     []byte
-	ContentType string
-}
+// GateOpen lets on what waits at the gate.
+func (c *Coordinator) GateOpen(ctx context.Context) error { return c.gate(ctx, protocol.OpenGate{}) }
 
-// Call runs a step. Errors: *StepFailure, *Aborted, *Invalid, ErrNotServing.
-func (c *Coordinator) Call(ctx context.Context, req CallRequest) (StepReply, error) {
-	return StepReply{}, ErrNotServing
-}
-
-// CommitRequest asks for the decision on an attempt.
-type CommitRequest struct {
-	Attempt       Attempt
-	RequestDigest []byte
-	Reads         []command.Read
-	Scans         []command.ScanRead
-	// Ops are the client's direct writes since the last call.
-	Ops []command.Op
-	// Steps is the number of calls the attempt made.
-	Steps   uint32
-	Timeout time.Duration
-}
-
-// Commit decides an attempt. Errors: *Aborted, *Indeterminate, *Invalid,
-// ErrNotServing.
-func (c *Coordinator) Commit(ctx context.Context, req CommitRequest) (command.Receipt, error) {
-	return command.Receipt{}, ErrNotServing
-}
-
-// Abort gives an attempt up. Unknown attempts and those aborted before are no
-// error. Errors: *Indeterminate when the decision is being made, ErrNotServing.
-func (c *Coordinator) Abort(ctx context.Context, attempt Attempt, reason string) error {
-	return ErrNotServing
-}
-
-// OutcomeRequest asks what became of an id's attempts begun up to Begun; 0 means
-// up to now.
-type OutcomeRequest struct {
-	ID     string
-	Begun  uint64
-	Settle bool
-}
-
-// OutcomeInfo is what is known of an id.
-type OutcomeInfo struct {
-	State cohortv1.OutcomeResponse_State
-	// Receipt is set when it committed, Aborted when it aborted.
-	Receipt *command.Receipt
-	Aborted *Aborted
-	// Horizon is the Raft index before which outcomes are forgotten.
-	Horizon uint64
-}
-
-// Outcome tells what became of an id, and ends the doubt when asked to.
-// Errors: *Indeterminate, *Invalid, ErrNotServing.
-func (c *Coordinator) Outcome(ctx context.Context, req OutcomeRequest) (OutcomeInfo, error) {
-	return OutcomeInfo{}, ErrNotServing
-}
-
-// AttemptView gives what reads of an open attempt need: its pinned snapshot and
-// its changes so far, in program order. The caller releases it. Errors:
-// *Aborted, ErrNotServing.
-func (c *Coordinator) AttemptView(ctx context.Context, attempt Attempt) (view Snapshot, ops []command.Op, release func(), err error) {
-	return nil, nil, nil, ErrNotServing
-}
-
-// TransactionInfo describes an open or recently decided transaction.
-type TransactionInfo struct {
-	ID           string
-	State        string // open, waiting, preparing, deciding, committed or aborted
-	Begun        uint64
-	Position     uint64
-	Reason       command.Reason
-	Detail       string
-	Participants []string
-	Age          time.Duration
-	TimeUnixNano int64
-}
-
-// Transactions lists open transactions, oldest first, then recently decided
-// ones, newest first; at most limit in all.
-func (c *Coordinator) Transactions(ctx context.Context, limit int) ([]TransactionInfo, error) {
-	return nil, ErrNotServing
-}
-
-// InstanceInfo describes a standby.
-type InstanceInfo struct {
-	Node, Instance, Description string
-	Position                    uint64
-}
-
-// ParticipantInfo describes a participant as the coordinator sees it.
-type ParticipantInfo struct {
-	Name        string
-	State       string // store_only, active, detached or activating
-	Node        string
-	Instance    string
-	Description string
-	Epoch       uint64
-	Position    uint64
-	Votes       bool
-	OwnState    bool
-	Reason      string
-	Standbys    []InstanceInfo
-}
-
-// Participants describes the group's participants in the definition's order.
-func (c *Coordinator) Participants(ctx context.Context) ([]ParticipantInfo, error) {
-	return nil, ErrNotServing
+func (c *Coordinator) gate(ctx context.Context, ev protocol.Event) error {
+	g := c.reign.Load()
+	if g == nil {
+		return ErrNotServing
+	}
+	return g.inLoop(ctx, func() { g.step(ev) })
 }
 
 // Configure makes def the group's definition and returns its version. Errors:
-// *Aborted never; *Invalid when the log refuses it (data without prune, say),
-// *Indeterminate, ErrNotServing.
-func (c *Coordinator) Configure(ctx context.Context, def Definition, prune bool) (version uint64, err error) {
-	return 0, ErrNotServing
+// *Invalid when the log refuses it (data without prune, say), *Indeterminate,
+// ErrNotServing.
+func (c *Coordinator) Configure(ctx context.Context, def groups.Definition, prune bool) (version uint64, err error) {
+	c.configuring.Lock()
+	defer c.configuring.Unlock()
+	g := c.reign.Load()
+	if g == nil {
+		return 0, ErrNotServing
+	}
+	current, err := c.configVersion()
+	if err != nil {
+		return 0, err
+	}
+	cmd, err := configureCommand(&def, current+1, prune)
+	if err != nil {
+		return 0, &Invalid{Field: "definition", Detail: err.Error()}
+	}
+	ans, err := g.ask(ctx, func(request uint64) protocol.Event { return &protocol.Administer{Request: request, Command: cmd} })
+	if err != nil {
+		if ctx.Err() != nil {
+			return 0, &Indeterminate{Detail: "the definition may take effect: " + err.Error()}
+		}
+		return 0, err
+	}
+	done, ok := ans.(*protocol.Done)
+	if !ok {
+		return 0, errorOf(ans)
+	}
+	// A version that is taken is our own command's, from an entry whose answer was
+	// lost: one Configure is under way at a time, and one coordinator.
+	if r := done.Result; r.Status != command.StatusDone && r.Reason != command.ReasonStaleVersion {
+		field := "definition"
+		if r.Participant != "" {
+			field = "participants." + r.Participant
+		}
+		return 0, &Invalid{Field: field, Detail: r.Detail}
+	}
+	config, _, err := c.loadConfig(g.epoch)
+	if err != nil {
+		return 0, err
+	}
+	if err := g.inLoop(context.WithoutCancel(ctx), func() { g.step(&protocol.Configured{Config: *config}) }); err != nil {
+		return 0, err
+	}
+	select {
+	case c.purge <- struct{}{}:
+	default:
+	}
+	return cmd.Version, nil
 }
 
-// Session connects one node's agent.
-type Session struct{}
-
-// OpenSession connects the agent of a node. send is called from the
-// coordinator's loop and must not block; it is not called after Close returned
-// or Done is closed.
-func (c *Coordinator) OpenSession(node string, send func(*cohortv1.CoordinatorMessage)) (*Session, error) {
-	return nil, ErrNotServing
-}
-
-// Receive takes a message of the agent. An error is a violation of the protocol;
-// the caller ends the stream with it.
-func (s *Session) Receive(m *cohortv1.AgentMessage) error { return nil }
-
-// Done is closed when the coordinator's reign ends: the agent connects to the
-// next one.
-func (s *Session) Done() <-chan struct{} { return nil }
-
-// Close ends the session; instances attached through it are detached.
-func (s *Session) Close() {}
-
-// Snapshot is the pinned state that an attempt reads. *txlog.Snapshot is one.
-type Snapshot interface {
-	Index() uint64
-	Get(participant, key string) (value []byte, version uint64, found bool, err error)
-	Close()
+func (c *Coordinator) configVersion() (uint64, error) {
+	snap, err := c.params.Replica.Snapshot()
+	if err != nil {
+		return 0, err
+	}
+	defer snap.Close()
+	config, err := snap.Config()
+	return config.Version, err
 }

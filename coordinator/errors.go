@@ -14,6 +14,12 @@ import (
 // the node that does, or this one again later.
 var ErrNotServing = errors.New("this node does not run the group's coordinator")
 
+// notServingError is ErrNotServing with more to say.
+type notServingError struct{ detail string }
+
+func (e *notServingError) Error() string { return ErrNotServing.Error() + ": " + e.detail }
+func (e *notServingError) Unwrap() error { return ErrNotServing }
+
 // Aborted is the answer that an attempt did not and will not commit.
 type Aborted struct {
 	ID          string
