@@ -32,7 +32,7 @@ const (
 	// leaves room for the envelope under the nodes' own message limit, since a
 	// message too large for a session would end it for every instance of the
 	// group on this node.
-	MaxInstanceMessageBytes = 12 << 20
+	MaxInstanceMessageBytes = 20 << 20
 )
 
 // Coordinators finds groups and the nodes that coordinate them.

@@ -1,0 +1,138 @@
+package coordinator
+
+import (
+	"context"
+
+	pb "github.com/cohort-tx/cohort/api/cohort/v1"
+	"github.com/cohort-tx/cohort/groups"
+	"github.com/cohort-tx/cohort/txlog"
+	"github.com/cohort-tx/cohort/txlog/command"
+	"github.com/cohort-tx/cohort/txlog/machine"
+)
+
+// Groups is what a node knows of the cluster's groups by itself, without asking
+// anybody. Its methods are called for each request and must not block.
+type Groups interface {
+	// Directory is the directory as this node has applied it.
+	Directory() *groups.DirectoryState
+	// Group is what runs of a group on this node; nothing does of one that the
+	// directory does not know.
+	Group(name string) LocalGroup
+}
+
+// LocalGroup is what runs of one group on this node at a moment.
+type LocalGroup struct {
+	// Coordinator is nil where none runs; where one runs it may not serve yet.
+	Coordinator Transactor
+	// Replica is nil where the node has none.
+	Replica LocalReplica
+	// Leader is the node that leads as far as the replica knows; empty when it
+	// knows none.
+	Leader string
+	// Changed is closed when any of this, or whether the coordinator serves, may
+	// have changed. Nil means that nobody tells; then it is looked at again after
+	// a pause.
+	Changed <-chan struct{}
+}
+
+// Transactor is a group's coordinator as its API services use it; see
+// TransactorOf.
+type Transactor interface {
+	Serving() (epoch uint64, ok bool)
+	Begin(ctx context.Context, req BeginRequest) (Opened, error)
+	Call(ctx context.Context, req CallRequest) (StepReply, error)
+	Commit(ctx context.Context, req CommitRequest) (command.Receipt, error)
+	Abort(ctx context.Context, attempt Attempt, reason string) error
+	Outcome(ctx context.Context, req OutcomeRequest) (OutcomeInfo, error)
+	AttemptView(ctx context.Context, attempt Attempt) (view Snapshot, ops []command.Op, release func(), err error)
+	Transactions(ctx context.Context, limit int) ([]TransactionInfo, error)
+	Participants(ctx context.Context) ([]ParticipantInfo, error)
+	Configure(ctx context.Context, def groups.Definition, prune bool) (version uint64, err error)
+	OpenSession(node string, send func(*pb.CoordinatorMessage)) (AgentSession, error)
+}
+
+// AgentSession is a coordinator's end of one Peers.Session. *Session is one.
+type AgentSession interface {
+	Receive(m *pb.AgentMessage) error
+	Done() <-chan struct{}
+	Close()
+}
+
+// LocalReplica is a group's replica on this node as the services read it; see
+// LocalReplicaOf.
+type LocalReplica interface {
+	// ReadIndex returns a published index that contains everything acknowledged
+	// before the call.
+	ReadIndex(ctx context.Context) (uint64, error)
+	// View pins the state at index, 0 being the last published one.
+	View(index uint64) (View, error)
+	// Follow reads the log from a position on.
+	Follow(from uint64) (Follower, error)
+	Status() txlog.Status
+}
+
+// View is a group's state at one index. It pins that state: close it.
+// *txlog.Snapshot is one.
+type View interface {
+	Index() uint64
+	Meta() (machine.Meta, error)
+	Config() (machine.Config, error)
+	Get(participant, key string) (value []byte, version uint64, found bool, err error)
+	Scan(participant, start, end string, limit int, fn func(key string, value []byte, version uint64) (bool, error)) (command.ScanRead, bool, error)
+	RecentOutcomes(limit int) ([]machine.Outcome, error)
+	Digest() (sum [32]byte, keys uint64, err error)
+	Close()
+}
+
+// Follower reads the log in order. *txlog.Follower is one.
+type Follower interface {
+	Next(ctx context.Context, maxEntries int, maxBytes int64) ([]command.Entry, error)
+}
+
+// Directory is what declaring groups needs of the directory's host.
+// *groups.DirectoryHost is one.
+type Directory interface {
+	Read(ctx context.Context) (*groups.DirectoryState, error)
+	CreateGroup(ctx context.Context, d *groups.Definition, nodes []string) (*groups.GroupRecord, error)
+	SetDefinition(ctx context.Context, d *groups.Definition, expect, version uint64) (*groups.GroupRecord, error)
+}
+
+var (
+	_ View      = (*txlog.Snapshot)(nil)
+	_ Follower  = (*txlog.Follower)(nil)
+	_ Directory = (*groups.DirectoryHost)(nil)
+)
+
+// LocalReplicaOf gives a replica to the services.
+func LocalReplicaOf(r *txlog.Replica) LocalReplica { return logReplica{r} }
+
+type logReplica struct{ *txlog.Replica }
+
+func (r logReplica) View(index uint64) (View, error) {
+	view, err := r.Snapshot(index)
+	if err != nil {
+		return nil, err
+	}
+	return view, nil
+}
+
+func (r logReplica) Follow(from uint64) (Follower, error) {
+	follower, err := r.Replica.Follow(from)
+	if err != nil {
+		return nil, err
+	}
+	return follower, nil
+}
+
+// TransactorOf gives a coordinator to the services.
+func TransactorOf(c *Coordinator) Transactor { return localTransactor{c} }
+
+type localTransactor struct{ *Coordinator }
+
+func (t localTransactor) OpenSession(node string, send func(*pb.CoordinatorMessage)) (AgentSession, error) {
+	session, err := t.Coordinator.OpenSession(node, send)
+	if err != nil {
+		return nil, err
+	}
+	return session, nil
+}
