@@ -32,6 +32,7 @@ type Core struct {
 	participants map[string]*participant
 	order        []*participant
 	calls        map[uint64]*call
+	comings      uint64
 
 	// queue waits to be proposed; entries are on their way.
 	queue         []*work

@@ -28,6 +28,7 @@ type participant struct {
 	// goneSince is when the active instance was last not attached. goneFor says how
 	// sure that is.
 	goneSince time.Duration
+	goneOrder uint64
 	gone      absence
 	// activating: an Activate is on its way to the log.
 	activating bool
@@ -56,7 +57,7 @@ type instance struct {
 	ownState    bool
 	description string
 	position    uint64
-	since       time.Duration
+	order       uint64 // of coming and going
 	ready       bool
 	// standby: it was told that it is one.
 	standby bool
@@ -107,7 +108,7 @@ func (c *Core) attached(e *Attached) {
 			refuse(RefusalTooMany, fmt.Sprintf("the participant has %d instances attached already", MaxInstances))
 			return
 		}
-		in = &instance{participant: p, nonce: e.Instance, since: c.now}
+		in = &instance{participant: p, nonce: e.Instance, order: c.comingAndGoing()}
 		p.instances = append(p.instances, in)
 	} else {
 		// Its stream was renewed before the old one's end was heard of; what was on
@@ -220,7 +221,7 @@ func (c *Core) eligible(p *participant, in *instance) (time.Duration, bool) {
 	switch {
 	case p.instance == "" || p.gone == absenceLeft:
 		return c.now, true
-	case p.gone == absenceDetached && in.since > p.goneSince:
+	case p.gone == absenceDetached && in.order > p.goneOrder:
 		// It came after the other had gone: a restart, most likely.
 		return c.now, true
 	case p.gone == absenceUnsure && in.node == p.node:
@@ -242,9 +243,9 @@ func (c *Core) activationResult(w *work, r *command.Result) {
 		p.activating = false
 		act := w.command.(*command.Activate)
 		p.epoch, p.node, p.instance = r.Epoch, act.Node, act.Instance
-		p.gone, p.goneSince = absenceDetached, c.now
-		if p.find(in.nonce) == in {
-			c.activate(p, in)
+		c.miss(p, absenceDetached)
+		if attached := p.find(act.Instance); attached != nil {
+			c.activate(p, attached)
 			return
 		}
 		c.consider(p) // gone in between
@@ -310,10 +311,21 @@ func (c *Core) lose(p *participant, in *instance, how absence) {
 	c.remove(p, in)
 	if p.active == in {
 		p.active = nil
-		p.gone, p.goneSince = how, c.now
+		c.miss(p, how)
 	}
 	c.loseCalls(in, "its instance is gone")
 	c.consider(p)
+}
+
+// miss notes when and how the active instance went.
+func (c *Core) miss(p *participant, how absence) {
+	p.gone, p.goneSince, p.goneOrder = how, c.now, c.comingAndGoing()
+}
+
+// comingAndGoing orders what happens at the same moment.
+func (c *Core) comingAndGoing() uint64 {
+	c.comings++
+	return c.comings
 }
 
 func (c *Core) remove(p *participant, in *instance) {
