@@ -58,6 +58,8 @@ type agentSession struct {
 // agentLink is one Peers.Session stream's life.
 type agentLink struct {
 	outgoing chan *pb.AgentMessage
+	// last is closed when nothing more will be queued.
+	last chan struct{}
 	// done is closed when the link is of no more use.
 	done chan struct{}
 }
@@ -252,7 +254,7 @@ func (s *agentSession) serveLink() (welcomed bool, err error) {
 		case <-finished:
 			// Every instance has said its last: what is queued goes out yet.
 			finished = nil
-			close(link.outgoing)
+			close(link.last)
 			farewell = time.After(farewellTimeout)
 		case <-farewell:
 			return welcomed, nil
@@ -300,7 +302,7 @@ func receive(ctx context.Context, stream pb.Peers_SessionClient, incoming chan<-
 // begin makes a new link the session's current one. What is attached at that
 // moment is announced by the link; what comes later announces itself.
 func (s *agentSession) begin() (*agentLink, []*pb.AgentMessage) {
-	link := &agentLink{outgoing: make(chan *pb.AgentMessage, linkQueueMessages), done: make(chan struct{})}
+	link := &agentLink{outgoing: make(chan *pb.AgentMessage, linkQueueMessages), last: make(chan struct{}), done: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.link = link
@@ -319,7 +321,7 @@ func (s *agentSession) end(link *agentLink) {
 }
 
 // send writes announcements, then what is queued, and heartbeats in between. It
-// returns nil once the queue is closed and empty.
+// returns nil once the last message is sent.
 func (s *agentSession) send(ctx context.Context, stream pb.Peers_SessionClient, link *agentLink, announcements []*pb.AgentMessage) error {
 	for _, m := range announcements {
 		if err := stream.Send(m); err != nil {
@@ -332,11 +334,13 @@ func (s *agentSession) send(ctx context.Context, stream pb.Peers_SessionClient, 
 	for {
 		var m *pb.AgentMessage
 		select {
-		case queued, open := <-link.outgoing:
-			if !open {
+		case m = <-link.outgoing:
+		case <-link.last:
+			select {
+			case m = <-link.outgoing:
+			default:
 				return stream.CloseSend()
 			}
-			m = queued
 		case <-heartbeat.C:
 			sequence++
 			m = &pb.AgentMessage{Message: &pb.AgentMessage_Heartbeat{Heartbeat: &pb.Heartbeat{Sequence: sequence}}}
