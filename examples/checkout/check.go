@@ -59,11 +59,9 @@ func collect[V any](store participant.ReadStore, prefix string, m map[string]V) 
 	return nil
 }
 
-// Check returns what does not add up; nothing is what should come back.
-func (b *Books) Check() []string {
+// HalfDone lists the orders that are at some of the services only.
+func (b *Books) HalfDone() []string {
 	var wrong []string
-	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-
 	ids := make(map[string]struct{})
 	for _, of := range []([]string){slices.Collect(maps.Keys(b.Orders)), slices.Collect(maps.Keys(b.Held)), slices.Collect(maps.Keys(b.Charges))} {
 		for _, id := range of {
@@ -75,9 +73,16 @@ func (b *Books) Check() []string {
 		_, held := b.Held[id]
 		_, charged := b.Charges[id]
 		if !ordered || !held || !charged {
-			say("order %s is half done: orders %t, inventory %t, payments %t", id, ordered, held, charged)
+			wrong = append(wrong, fmt.Sprintf("order %s is half done: orders %t, inventory %t, payments %t", id, ordered, held, charged))
 		}
 	}
+	return wrong
+}
+
+// Check lists what does not add up.
+func (b *Books) Check() []string {
+	var wrong []string
+	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	b.checkStock(say)
 	b.checkMoney(say)
 	if int(b.Count) != len(b.Orders) {

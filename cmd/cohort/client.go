@@ -1,0 +1,50 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+
+	"github.com/cohort-tx/cohort/participant"
+)
+
+// maxAnswerBytes bounds one answer of a node: a page of 10,000 scanned keys or
+// of log entries stays far below.
+const maxAnswerBytes = 64 << 20
+
+// retryElections makes requests that only look or declare wait out an election,
+// which takes about a second: what these services answer UNAVAILABLE to was not
+// begun.
+const retryElections = `{"methodConfig":[{
+	"name":[{"service":"cohort.v1.Cluster"},{"service":"cohort.v1.Log"},
+		{"service":"cohort.v1.Transactions","method":"Outcome"},{"service":"cohort.v1.Transactions","method":"ListTransactions"}],
+	"retryPolicy":{"maxAttempts":5,"initialBackoff":"0.2s","maxBackoff":"1s","backoffMultiplier":2,"retryableStatusCodes":["UNAVAILABLE"]}}]}`
+
+// connect makes a connection that uses the first address that answers.
+func (e *environment) connect() (*grpc.ClientConn, error) {
+	nodes := manual.NewBuilderWithScheme("cohort")
+	var state resolver.State
+	for _, addr := range e.addrs {
+		state.Addresses = append(state.Addresses, resolver.Address{Addr: addr})
+	}
+	nodes.InitialState(state)
+	conn, err := grpc.NewClient("cohort:///nodes",
+		grpc.WithResolvers(nodes),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultServiceConfig(retryElections),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswerBytes)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %v: %w", e.addrs, err)
+	}
+	return conn, nil
+}
+
+// dial makes a client of the SDK, for what runs transactions or attaches.
+func (e *environment) dial() (*participant.Client, error) {
+	return participant.Dial(strings.Join(e.addrs, ","), participant.WithInsecure(), participant.WithPatience(e.timeout))
+}
