@@ -143,5 +143,8 @@ func faultLine(fault *pb.FileError) string {
 	if fault.Line > 0 {
 		where = fmt.Sprintf("%s:%d:%d", fault.File, fault.Line, fault.Column)
 	}
+	if where == "" { // about what the files make of a group that exists
+		return fault.Message
+	}
 	return where + ": " + fault.Message
 }

@@ -124,6 +124,7 @@ func (e *environment) acceptFlags() error {
 // itself; cobra would print help and report success.
 func requireSubcommand(cmd *cobra.Command) {
 	cmd.Args = cobra.ArbitraryArgs
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var names []string
 		for _, sub := range cmd.Commands() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sort"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +19,9 @@ const (
 	outcomeAborted       = "aborted"
 	outcomeIndeterminate = "indeterminate"
 )
+
+// answerMargin is what an answer may take beyond the transaction's own time.
+const answerMargin = 2 * time.Second
 
 // committedView answers a transaction that committed. Reads are by "P/KEY", null
 // where the key is absent; replies by "P/METHOD". Of one read or called twice
@@ -116,11 +120,12 @@ func (e *environment) runTransaction(cmd *cobra.Command, flags runFlags) error {
 		return err
 	}
 	defer client.Close()
-	ctx, cancel := e.request(cmd)
+	// The cluster is given the time first, so that it is the one to say why.
+	ctx, cancel := context.WithTimeout(cmd.Context(), e.timeout+answerMargin)
 	defer cancel()
 
 	view := committedView{Outcome: outcomeCommitted}
-	options := []participant.TxOption{participant.MaxAttempts(flags.attempts)}
+	options := []participant.TxOption{participant.MaxAttempts(flags.attempts), participant.Timeout(e.timeout)}
 	if flags.id != "" {
 		options = append(options, participant.ID(flags.id), participant.Request(requestText(flags.operations)))
 	}
@@ -176,13 +181,25 @@ func (op operation) run(tx *participant.Tx, view *committedView) error {
 		return store.Add(op.name, op.delta, bounds...)
 	default:
 		var reply []byte
-		if err := tx.Call(op.participant, op.name, json.RawMessage(op.value), &reply); err != nil {
+		err := tx.Call(op.participant, op.name, json.RawMessage(op.value), &reply)
+		var failed *participant.CallError
+		if errors.As(err, &failed) && failed.Code == participant.CallRecovering {
+			return &nobodyThere{failed}
+		}
+		if err != nil {
 			return err
 		}
 		view.Replies[name] = replyJSON(reply)
 		return nil
 	}
 }
+
+// nobodyThere is a call that waited in vain for an instance. It hides its cause
+// from Run, which would wait again and again: whoever typed the command can
+// rather attach one.
+type nobodyThere struct{ call *participant.CallError }
+
+func (e *nobodyThere) Error() string { return e.call.Error() }
 
 // replyJSON shows a reply as the JSON it is, or as a string when it is none.
 func replyJSON(reply []byte) json.RawMessage {
@@ -208,9 +225,7 @@ func (e *environment) reportFailure(ctx context.Context, group, id string, err e
 		if view.Detail == "" && errors.Unwrap(unknown) != nil {
 			view.Detail = errors.Unwrap(unknown).Error()
 		}
-		return e.failed(view, func(w *tabwriter.Writer) {
-			fmt.Fprintf(w, "%s may or may not have committed: %s\nTo end the doubt: %s\n", view.ID, view.Detail, view.Next)
-		})
+		return e.failed(view, fmt.Errorf("%s may or may not have committed: %s; to end the doubt: %s", view.ID, view.Detail, view.Next))
 	}
 	view, aborted := viewAbort(id, err)
 	if !aborted && ctx.Err() != nil {
@@ -221,17 +236,44 @@ func (e *environment) reportFailure(ctx context.Context, group, id string, err e
 		return err
 	}
 	view.Outcome = outcomeAborted
-	return e.failed(view, func(w *tabwriter.Writer) {
-		fmt.Fprintf(w, "%s aborted: %s\n", view.ID, abortText(view.Reason, view.Participant, view.Key, view.Detail))
-	})
+	text := fmt.Sprintf("%s aborted: %s", view.ID, abortText(view.Reason, view.Participant, view.Key, view.Detail))
+	if next := advice(participant.Reason(view.Reason)); next != "" {
+		text += "; " + next
+	}
+	return e.failed(view, errors.New(text))
 }
 
-// failed prints a result that is a failure.
-func (e *environment) failed(view any, table func(w *tabwriter.Writer)) error {
-	if err := e.print(view, table); err != nil {
-		return err
+// failed prints a result that is a failure as data, where data is asked for, and
+// returns the error that tells it to a person.
+func (e *environment) failed(view any, failure error) error {
+	if e.output != formatTable {
+		if err := e.print(view, nil); err != nil {
+			return err
+		}
 	}
-	return errSaid
+	return failure
+}
+
+// advice says what to do about an abort, where its detail does not.
+func advice(reason participant.Reason) string {
+	switch reason {
+	case participant.ReasonConflict, participant.ReasonMoved, participant.ReasonSnapshotTooOld, participant.ReasonSuperseded, participant.ReasonExpired:
+		return "run it again"
+	case participant.ReasonOverloaded:
+		return "run it again in a moment"
+	case participant.ReasonRecovering:
+		return "'cohort get participants' tells whether an instance is attached"
+	case participant.ReasonTimeout:
+		return "run it again, with a longer --timeout if it needs one"
+	case participant.ReasonIDReused:
+		return "use another --id, or the same operations"
+	case participant.ReasonUnknownParticipant:
+		return "'cohort get participants' lists them"
+	case participant.ReasonTooLarge:
+		return "make it smaller, or raise the group's limits"
+	default:
+		return ""
+	}
 }
 
 // viewAbort turns an abort, or a call that a handler refused, into its answer.
@@ -246,8 +288,13 @@ func viewAbort(id string, err error) (abortedView, bool) {
 			Key: text([]byte(abort.Key)), Detail: abort.Detail,
 		}, true
 	}
-	var call *participant.CallError
-	if !errors.As(err, &call) {
+	var (
+		call   *participant.CallError
+		nobody *nobodyThere
+	)
+	if errors.As(err, &nobody) {
+		call = nobody.call
+	} else if !errors.As(err, &call) {
 		return abortedView{}, false
 	}
 	reason := participant.ReasonVote
