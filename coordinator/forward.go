@@ -198,7 +198,7 @@ func (s *Service) forwardUnary(ctx context.Context, req any, info *grpc.UnarySer
 // sent again.
 func (s *Service) dispatch(ctx context.Context, t target, here func(context.Context) (any, error), there func(context.Context, *grpc.ClientConn) (any, error)) (any, error) {
 	forwarded := isForwarded(ctx)
-	wait, cancel := context.WithTimeout(ctx, coordinatorWait)
+	wait, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	pause := retryPauseMin
 	var last error
@@ -235,7 +235,7 @@ func (s *Service) dispatch(ctx context.Context, t target, here func(context.Cont
 			if ctx.Err() != nil {
 				return nil, status.FromContextError(ctx.Err()).Err()
 			}
-			return nil, unreachable(t, last)
+			return nil, unreachable(t, s.wait, last)
 		}
 		pause = min(2*pause, retryPauseMax)
 	}
@@ -273,8 +273,8 @@ func movedOn(err error) bool {
 	return !hasReason(err, reasonDirectory)
 }
 
-// unreachable is the answer after coordinatorWait.
-func unreachable(t target, last error) error {
+// unreachable is the answer after the wait.
+func unreachable(t target, wait time.Duration, last error) error {
 	reason := reasonNoCoordinator
 	if !t.coordinator {
 		reason = reasonNoReplica
@@ -284,7 +284,7 @@ func unreachable(t target, last error) error {
 		why = status.Convert(last).Message()
 	}
 	return failure(codes.Unavailable, reason, []string{"group", t.group, "node", t.node},
-		"%s could not be reached within %s (%s); try again later, `cohort status` says more", t, coordinatorWait, why)
+		"%s could not be reached within %s (%s); try again later, `cohort status` says more", t, wait, why)
 }
 
 // aborted gives an error of a read its place in a response, if it has one.

@@ -36,6 +36,8 @@ type Service struct {
 	reads  *readSessions
 	hints  hints
 	routes map[string]route
+	// wait is coordinatorWait, shorter in tests.
+	wait time.Duration
 }
 
 // NewService returns a node's API. Close it after the gRPC server has stopped.
@@ -52,6 +54,7 @@ func NewService(config ServiceConfig) *Service {
 		peers:  newPeerConns(config.DialOptions),
 		reads:  newReadSessions(time.Now),
 		hints:  hints{leaders: make(map[string]string)},
+		wait:   coordinatorWait,
 	}
 	s.routes = s.makeRoutes()
 	return s
