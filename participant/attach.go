@@ -11,7 +11,17 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
+)
+
+const (
+	// maxResultBytes of one step: above the largest transaction that a group may
+	// allow, below what nodes take in one message.
+	maxResultBytes = 20<<20 - 1<<10
+	// maxTextBytes of an application's error: it travels with every abort.
+	maxTextBytes = 16 << 10
 )
 
 // attachment is one stream between the instance and a node's agent.
@@ -169,7 +179,7 @@ func (at *attachment) step(ctx context.Context, s *cohortv1.Step) {
 	result := a.results.get(key)
 	a.mu.Unlock()
 	if result == nil {
-		result = at.runHandler(ctx, s)
+		result = at.bounded(at.runHandler(ctx, s))
 		a.mu.Lock()
 		a.results.put(key, result)
 		a.mu.Unlock()
@@ -208,6 +218,16 @@ func (at *attachment) runHandler(ctx context.Context, s *cohortv1.Step) *cohortv
 	}
 }
 
+// bounded replaces a result that no node takes. Sending it would break the stream
+// for every step of the instance, and be tried again on the next one.
+func (at *attachment) bounded(r *cohortv1.StepResult) *cohortv1.StepResult {
+	size := proto.Size(r)
+	if size <= maxResultBytes {
+		return r
+	}
+	return at.failure(cohortv1.StepFailure_CODE_TOO_LARGE, fmt.Sprintf("the step's result has %d bytes; at most %d pass", size, maxResultBytes))
+}
+
 // safely calls a handler and survives its panic.
 func safely(ctx context.Context, h Handler, tx *StepTx, in Payload) (out Payload, panicked string, err error) {
 	defer func() {
@@ -222,6 +242,14 @@ func safely(ctx context.Context, h Handler, tx *StepTx, in Payload) (out Payload
 
 func (at *attachment) failure(code cohortv1.StepFailure_Code, message string) *cohortv1.StepResult {
 	return &cohortv1.StepResult{Result: &cohortv1.StepResult_Failure{Failure: &cohortv1.StepFailure{
-		Code: code, Participant: at.app.participant, Message: message,
+		Code: code, Participant: at.app.participant, Message: sendable(message),
 	}}}
+}
+
+// sendable is an application's text as it can travel: valid UTF-8, and bounded.
+func sendable(text string) string {
+	if len(text) > maxTextBytes {
+		text = text[:maxTextBytes] + "…"
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
 }

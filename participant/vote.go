@@ -23,7 +23,7 @@ func (at *attachment) prepare(ctx context.Context, p *cohortv1.Prepare) {
 	}
 	vote := &cohortv1.Vote{Call: p.Call, Yes: true}
 	if err := at.ask(ctx, p); err != nil {
-		vote.Yes, vote.Reason = false, err.Error()
+		vote.Yes, vote.Reason = false, sendable(err.Error())
 	} else if !at.remember(p.Attempt) {
 		vote.Yes, vote.Reason = false, fmt.Sprintf("more than %d votes wait for their outcome", maxPendingVotes)
 	}
