@@ -367,7 +367,8 @@ func (c *testCluster) lead(leader int, coordinator *fakeTransactor) []*fakeRepli
 	coordinator.serving.Store(true)
 	record, ok := c.directory.State().Group("checkout")
 	if !ok {
-		c.t.Fatal("there is no group yet")
+		c.t.Error("there is no group yet")
+		return nil
 	}
 	var replicas []*fakeReplica
 	for i := range record.Members {

@@ -100,12 +100,6 @@ func (s *logService) followHere(req *pb.FollowRequest, stream grpc.ServerStreami
 	incarnation := state.Incarnation
 	for ctx := stream.Context(); ; {
 		state = replica.Status()
-		if incarnation == 0 {
-			incarnation = state.Incarnation // followed from before the group's first entry
-		}
-		if state.Incarnation != incarnation {
-			return otherIncarnation(group, incarnation, state.Incarnation)
-		}
 		if req.GetNoWait() && next > state.Position {
 			if next == max(req.GetFrom(), 1) {
 				// Nothing to show: the end is an answer too.
@@ -117,14 +111,18 @@ func (s *logService) followHere(req *pb.FollowRequest, stream grpc.ServerStreami
 		if err != nil {
 			return followError(group, replica, err)
 		}
+		// Looked at after reading: entries of another life never pass for this one's.
+		state = replica.Status()
+		if incarnation == 0 {
+			incarnation = state.Incarnation // followed from before the group's first entry
+		}
+		if state.Incarnation != incarnation {
+			return otherIncarnation(group, incarnation, state.Incarnation)
+		}
 		m := &pb.FollowResponse{Incarnation: incarnation, Entries: make([]*pb.LogEntry, len(entries))}
 		for i := range entries {
 			m.Entries[i] = entryToWire(&entries[i], wanted)
 			next = entries[i].Position + 1
-		}
-		state = replica.Status()
-		if m.Incarnation == 0 {
-			m.Incarnation = state.Incarnation
 		}
 		m.End = max(state.Position, next-1)
 		if err := stream.Send(m); err != nil {

@@ -105,6 +105,8 @@ func (s *peersService) Session(stream grpc.BidiStreamingServer[pb.AgentMessage, 
 		return statusOf(hello.GetGroup(), err)
 	case <-session.Done():
 		return statusOf(hello.GetGroup(), ErrNotServing)
+	case <-outgoing.overflowed:
+		return failure(codes.ResourceExhausted, reasonOverloaded, nil, "the agent does not read its session: more than %d messages or %d bytes were waiting", sessionQueueMessages, sessionQueueBytes)
 	}
 }
 
@@ -114,17 +116,21 @@ type sessionQueue struct {
 	mu       sync.Mutex
 	messages []*pb.CoordinatorMessage
 	bytes    int
-	overflow bool
 	ready    chan struct{} // holds a token when there is something to do
+	// overflowed is closed when too much waited; drain may be stuck in a Send then.
+	overflowed chan struct{}
+	overflow   sync.Once
 }
 
-func newSessionQueue() *sessionQueue { return &sessionQueue{ready: make(chan struct{}, 1)} }
+func newSessionQueue() *sessionQueue {
+	return &sessionQueue{ready: make(chan struct{}, 1), overflowed: make(chan struct{})}
+}
 
 func (q *sessionQueue) push(m *pb.CoordinatorMessage) {
 	size := proto.Size(m)
 	q.mu.Lock()
 	if len(q.messages) >= sessionQueueMessages || q.bytes+size > sessionQueueBytes {
-		q.overflow = true
+		q.overflow.Do(func() { close(q.overflowed) })
 	} else {
 		q.messages = append(q.messages, m)
 		q.bytes += size
@@ -136,7 +142,7 @@ func (q *sessionQueue) push(m *pb.CoordinatorMessage) {
 	}
 }
 
-// drain sends what is pushed until the stream ends, or too much waits.
+// drain sends what is pushed until the stream ends.
 func (q *sessionQueue) drain(stream grpc.BidiStreamingServer[pb.AgentMessage, pb.CoordinatorMessage], done <-chan struct{}) error {
 	for {
 		select {
@@ -145,12 +151,9 @@ func (q *sessionQueue) drain(stream grpc.BidiStreamingServer[pb.AgentMessage, pb
 			return nil
 		}
 		q.mu.Lock()
-		batch, overflow := q.messages, q.overflow
+		batch := q.messages
 		q.messages, q.bytes = nil, 0
 		q.mu.Unlock()
-		if overflow {
-			return failure(codes.ResourceExhausted, reasonOverloaded, nil, "the agent does not read its session: more than %d messages or %d bytes were waiting", sessionQueueMessages, sessionQueueBytes)
-		}
 		for _, m := range batch {
 			if err := stream.Send(m); err != nil {
 				return err
