@@ -103,7 +103,7 @@ func begunAttemptOf(a *pb.Attempt) (Attempt, error) {
 // opsOf reads a client's direct writes.
 func opsOf(ops []*pb.Op) ([]command.Op, error) {
 	if len(ops) > maxRequestItems {
-		return nil, invalid("ops", "there are %d; at most %d in a request", len(ops), maxRequestItems)
+		return nil, tooMany("ops", len(ops), maxRequestItems)
 	}
 	if len(ops) == 0 {
 		return nil, nil
@@ -141,7 +141,7 @@ func opsOf(ops []*pb.Op) ([]command.Op, error) {
 
 func readsOf(reads []*pb.Read) ([]command.Read, error) {
 	if len(reads) > maxRequestItems {
-		return nil, invalid("reads", "there are %d; at most %d in a transaction", len(reads), maxRequestItems)
+		return nil, tooMany("reads", len(reads), maxRequestItems)
 	}
 	out := make([]command.Read, len(reads))
 	for i, r := range reads {
@@ -158,7 +158,7 @@ func readsOf(reads []*pb.Read) ([]command.Read, error) {
 
 func scansOf(scans []*pb.ScanRead) ([]command.ScanRead, error) {
 	if len(scans) > maxRequestScans {
-		return nil, invalid("scans", "there are %d; at most %d in a transaction", len(scans), maxRequestScans)
+		return nil, tooMany("scans", len(scans), maxRequestScans)
 	}
 	out := make([]command.ScanRead, len(scans))
 	for i, s := range scans {

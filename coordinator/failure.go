@@ -33,7 +33,7 @@ const (
 	reasonNoReplica = "NO_REPLICA"
 	// reasonOverloaded: a bound of the node is reached.
 	reasonOverloaded = "OVERLOADED"
-	// reasonTooLarge: the answer would be too large.
+	// reasonTooLarge: the request is, or the answer would be, too large.
 	reasonTooLarge = "TOO_LARGE"
 	// reasonTruncated: the position is not kept any more.
 	reasonTruncated = "TRUNCATED"
@@ -67,6 +67,11 @@ func failure(code codes.Code, reason string, pairs []string, format string, args
 // invalid says which field is wrong, how, and what would be right.
 func invalid(field, format string, args ...any) error {
 	return failure(codes.InvalidArgument, reasonInvalid, []string{"field", field}, "%s: %s", field, fmt.Sprintf(format, args...))
+}
+
+// tooMany says that a request is larger than any group allows.
+func tooMany(field string, n, most int) error {
+	return failure(codes.ResourceExhausted, reasonTooLarge, []string{"field", field}, "%s: there are %d; at most %d in a transaction", field, n, most)
 }
 
 // hasReason tells whether an error is a status with that ErrorInfo reason.
