@@ -16,7 +16,7 @@ const module = "github.com/cohort-tx/cohort/"
 // import. A package that is missing here may import none.
 var allowed = map[string][]string{
 	"participant":                 {"api/cohort/v1"},
-	"participant/participanttest": {"participant", "internal/cluster", "internal/node"},
+	"participant/participanttest": {"api/cohort/v1", "participant", "internal/cluster", "internal/node"},
 	"txlog/command":               {"txlog/command/wire"},
 	"txlog/machine":               {"txlog/command", "txlog/command/wire"},
 	"txlog/machine/memstate":      {"txlog/command", "txlog/machine"},
