@@ -88,12 +88,11 @@ func (s *agentSession) add(in *agentInstance) {
 	link := s.link
 	s.mu.Unlock()
 	if old != nil {
-		// What was in flight on the old stream is lost: the coordinator must know.
-		const reason = "a newer stream of the same instance took over"
-		s.say(link, detachedMessage(old, reason))
-		old.end(status.Error(codes.Aborted, reason))
+		old.end(status.Error(codes.Aborted, "a newer stream of the same instance took over"))
 	}
-	// A link that begins after the unlock announces the instance itself.
+	// A link that begins after the unlock announces the instance itself. To a
+	// coordinator that knows the instance it says that what was in flight is lost;
+	// a detaching would cost the instance its activation.
 	s.say(link, attachedMessage(in))
 }
 
@@ -148,6 +147,10 @@ func (s *agentSession) fromInstance(ctx context.Context, in *agentInstance, m *p
 			return nil
 		}
 		body.Vote.Call = call
+	case *pb.InstanceMessage_Goodbye, *pb.InstanceMessage_Ready:
+	default:
+		// The coordinator would take it as a breach by the whole session.
+		return status.Error(codes.InvalidArgument, "an empty message, or of a kind that this node does not know; use an SDK of its version")
 	}
 	if size := proto.Size(m); size > MaxInstanceMessageBytes {
 		return status.Errorf(codes.ResourceExhausted, "a message of %d bytes; at most %d are taken from an instance", size, MaxInstanceMessageBytes)

@@ -418,9 +418,6 @@ func TestAgentNewerStreamReplaces(t *testing.T) {
 	s := c.session(t)
 	wantAttached(t, s.next(t), old)
 	fresh := at.attach("orders", 1)
-	if m := s.next(t).GetDetached(); m.GetInstance() != old.hello.Instance {
-		t.Fatalf("the coordinator got %v", m)
-	}
 	wantAttached(t, s.next(t), fresh)
 	if _, err := old.stream.Recv(); status.Code(err) != codes.Aborted {
 		t.Fatalf("the older stream ended with %v", err)
@@ -432,6 +429,27 @@ func TestAgentNewerStreamReplaces(t *testing.T) {
 	fresh.reply(1, "y")
 	if m := s.next(t); m.GetFromInstance() == nil {
 		t.Fatalf("the coordinator got %v: the older stream's end detached the newer", m)
+	}
+}
+
+// Without it one instance's nonsense would end the session of them all.
+func TestAgentEndsAnInstanceThatTalksNonsense(t *testing.T) {
+	at := newAgentTest(t, nil)
+	c := newCoordinatorNode(t, "n2")
+	at.cluster.elect(c)
+	good := at.attach("orders", 1)
+	s := c.session(t)
+	wantAttached(t, s.next(t), good)
+	for i, nonsense := range []*pb.InstanceMessage{{}, {Message: &pb.InstanceMessage_Hello{Hello: good.hello}}} {
+		bad := at.attach("ledger", 2+i)
+		wantAttached(t, s.next(t), bad)
+		bad.say(nonsense)
+		if _, err := bad.stream.Recv(); status.Code(err) != codes.InvalidArgument {
+			t.Fatalf("its stream ended with %v", err)
+		}
+		if m := s.next(t).GetDetached(); m.GetInstance() != bad.hello.Instance {
+			t.Fatalf("the coordinator got %v", m)
+		}
 	}
 }
 
