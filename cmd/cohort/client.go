@@ -21,7 +21,8 @@ const maxAnswerBytes = 64 << 20
 // begun.
 const retryElections = `{"methodConfig":[{
 	"name":[{"service":"cohort.v1.Cluster"},{"service":"cohort.v1.Log"},
-		{"service":"cohort.v1.Transactions","method":"Outcome"},{"service":"cohort.v1.Transactions","method":"ListTransactions"}],
+		{"service":"cohort.v1.Transactions","method":"Outcome"},{"service":"cohort.v1.Transactions","method":"ListTransactions"},
+		{"service":"cohort.v1.Transactions","method":"BeginRead"}],
 	"retryPolicy":{"maxAttempts":5,"initialBackoff":"0.2s","maxBackoff":"1s","backoffMultiplier":2,"retryableStatusCodes":["UNAVAILABLE"]}}]}`
 
 // connect makes a connection that uses the first address that answers.

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os/signal"
 	"strings"
 	"syscall"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	pb "github.com/cohort-tx/cohort/api/cohort/v1"
 )
@@ -116,6 +119,8 @@ func newLogRead(env *environment, name, short string, follow bool) *cobra.Comman
 	return cmd
 }
 
+// readLog prints entries from flags.from on: those acknowledged before it was
+// called, or without end.
 func (e *environment) readLog(ctx context.Context, flags logFlags, follow bool) error {
 	conn, err := e.connect()
 	if err != nil {
@@ -124,13 +129,28 @@ func (e *environment) readLog(ctx context.Context, flags logFlags, follow bool) 
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := pb.NewLogClient(conn).Follow(ctx, &pb.FollowRequest{
-		Group: flags.group, From: flags.from, NoWait: !follow, Participants: flags.participants,
-	})
+	request := &pb.FollowRequest{Group: flags.group, From: flags.from, Participants: flags.participants}
+	last := uint64(math.MaxUint64)
+	if !follow {
+		last, err = logEnd(ctx, pb.NewTransactionsClient(conn), flags.group)
+		switch {
+		case status.Code(err) == codes.Unavailable:
+			fmt.Fprintf(e.stderr, "cohort: the group does not confirm where its log ends (%s); this is what one node has applied\n", status.Convert(err).Message())
+			request.NoWait = true
+		case err != nil:
+			return err
+		case last < max(flags.from, 1):
+			return nil
+		}
+	}
+	if flags.limit > 0 && flags.limit <= math.MaxUint64-max(flags.from, 1) {
+		last = min(last, max(flags.from, 1)+flags.limit-1)
+	}
+	stream, err := pb.NewLogClient(conn).Follow(ctx, request)
 	if err != nil {
 		return err
 	}
-	for printed := uint64(0); ; {
+	for {
 		answer, err := stream.Recv()
 		switch {
 		case errors.Is(err, io.EOF):
@@ -145,9 +165,21 @@ func (e *environment) readLog(ctx context.Context, flags logFlags, follow bool) 
 			if err := e.print(view, view.table); err != nil {
 				return err
 			}
-			if printed++; printed == flags.limit {
+			if entry.Position >= last {
 				return nil
 			}
 		}
 	}
+}
+
+// logEnd is the last position that was acknowledged before the call. Following
+// without it would end where the answering node happens to be.
+func logEnd(ctx context.Context, client pb.TransactionsClient, group string) (uint64, error) {
+	read, err := client.BeginRead(ctx, &pb.BeginReadRequest{Group: group})
+	if err != nil {
+		return 0, err
+	}
+	// The session ends by itself when this does not reach its node.
+	_, _ = client.EndRead(ctx, &pb.EndReadRequest{Group: group, ReadSession: read.ReadSession})
+	return read.Position, nil
 }
