@@ -42,8 +42,8 @@ limits: {open: 2, in_flight: 2, timeout: 20s}
 // commits.
 func TestMisuse(t *testing.T) {
 	b := startBench(t, cluster.Options{Nodes: 1, RTT: 10 * time.Millisecond}, misused)
-	b.serve(t, stock(), "active")
-	b.serve(t, audit(), "active")
+	b.serve(t, stock(nil), participant.Active)
+	b.serve(t, audit(), participant.Active)
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *bench)
@@ -430,13 +430,16 @@ func outcomeOfOpen(t *testing.T, b *bench) {
 	}
 }
 
-// stock is a service whose handlers misbehave.
-func stock() *participant.App {
+// stock is a service whose handlers misbehave; one that hangs says so first.
+func stock(hanging chan<- struct{}) *participant.App {
 	app := participant.New("work", "stock")
 	app.Handle("reserve", participant.Func(func(_ context.Context, tx *participant.StepTx, _ []byte) (string, error) {
 		return "reserved", tx.Store().Add("reserved", 1)
 	}))
 	app.Handle("hang", participant.Func(func(ctx context.Context, _ *participant.StepTx, _ []byte) (string, error) {
+		if hanging != nil {
+			hanging <- struct{}{}
+		}
 		<-ctx.Done()
 		return "", ctx.Err()
 	}))
@@ -520,7 +523,7 @@ func startBench(t *testing.T, o cluster.Options, groupFiles string) *bench {
 
 // serve runs an instance until the test ends or the returned function is called,
 // and waits until it is in the state.
-func (b *bench) serve(t *testing.T, app *participant.App, state participant.ServeState) (stop func()) {
+func (b *bench) serve(t *testing.T, app *participant.App, state participant.ServeState, opts ...participant.ClientOption) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	states := make(chan participant.ServeState, 16)
@@ -532,7 +535,7 @@ func (b *bench) serve(t *testing.T, app *participant.App, state participant.Serv
 	})
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := app.Serve(ctx, b.addrs); err != nil {
+		if err := app.Serve(ctx, b.addrs, opts...); err != nil {
 			t.Errorf("serve: %v", err)
 		}
 	})
