@@ -43,7 +43,9 @@ type Member struct {
 	Config          configs.Node
 }
 
-// prepare makes the members' files and data directories, or reads those there.
+// prepare makes the members' files and data directories, or reads those there. It
+// makes no data directory of a cluster that exists: one that was lost must not
+// vote as if it were new.
 func prepare(o Options) ([]Member, error) {
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
@@ -59,12 +61,6 @@ func prepare(o Options) ([]Member, error) {
 		}
 	} else if o.Nodes != 0 && o.Nodes != len(members) {
 		return nil, fmt.Errorf("%s holds a cluster of %d nodes, not %d: ask for %d, or name another directory", dir, len(members), o.Nodes, len(members))
-	}
-	for _, m := range members {
-		err := groups.InitDataDir(m.Config.DataDir, m.Name, m.Config.ClusterID())
-		if err != nil && !errors.Is(err, groups.ErrDataDirExists) {
-			return nil, err
-		}
 	}
 	return members, nil
 }
@@ -93,8 +89,8 @@ func memberIn(dir string, number int) Member {
 	return Member{Name: name, Dir: own, ConfigPath: filepath.Join(own, "node.yaml")}
 }
 
-// create writes the files of a new cluster. The first node's comes last: a
-// directory without it is made anew.
+// create makes the data directories and writes the files of a new cluster. The
+// first node's file comes last: a directory without it is made anew.
 func create(dir string, o Options) ([]Member, error) {
 	nodes := max(o.Nodes, 1)
 	if nodes > maxNodes {
@@ -125,7 +121,11 @@ func create(dir string, o Options) ([]Member, error) {
 		if m.Config, err = configs.Parse(m.ConfigPath, []byte(text)); err != nil {
 			return nil, err
 		}
-		if err := os.MkdirAll(m.Dir, 0o755); err != nil {
+		err = groups.InitDataDir(m.Config.DataDir, m.Name, m.Config.ClusterID())
+		if errors.Is(err, groups.ErrDataDirExists) {
+			return nil, fmt.Errorf("%s holds data of %s, but %s is missing: put it back, or name an empty directory", dir, m.Name, members[0].ConfigPath)
+		}
+		if err != nil {
 			return nil, err
 		}
 		if err := os.WriteFile(m.ConfigPath, []byte(text), 0o644); err != nil {

@@ -14,9 +14,11 @@ import (
 )
 
 const (
-	// drainShare is the part of the grace that open transactions have to end; the
-	// rest is for handing leadership over and for closing.
+	// drainShare is the part of the grace that open transactions have to end, and
+	// drainMost its bound: while they do nobody else can begin one here, and a
+	// client that thinks for long is better told to try again at the next leader.
 	drainShare = 0.5
+	drainMost  = 2 * time.Second
 	// handOver bounds the wait for another node to lead; without one Raft elects
 	// one by itself.
 	handOver      = 2 * time.Second
@@ -28,7 +30,7 @@ const (
 // Close ends the node in order, within ctx and the configured grace:
 //
 //	health says NOT_SERVING                      new clients go elsewhere
-//	coordinators begin nothing new and finish    at most half of the grace
+//	coordinators begin nothing new and finish    at most half of the grace, or 2 s
 //	leadership is handed to the other nodes      so that nobody waits for an election
 //	instances are told to attach elsewhere
 //	the API finishes what it answers, then is cut
@@ -113,7 +115,7 @@ func (n *Node) stopAPI(ctx context.Context) {
 // drain lets this node's coordinators finish and hands over what it leads.
 func (n *Node) drain(ctx context.Context) {
 	share := time.Duration(float64(n.config.ShutdownGrace) * drainShare)
-	open, cancel := context.WithTimeout(ctx, share)
+	open, cancel := context.WithTimeout(ctx, min(share, drainMost))
 	defer cancel()
 	var draining sync.WaitGroup
 	for _, hosted := range n.manager.all() {

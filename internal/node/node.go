@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -31,10 +30,6 @@ const (
 	electionTicks  = 10 * ticksPerRTT
 	// maxStreams bounds the requests that one client connection has under way.
 	maxStreams = 16384
-	// registerRetryAfter is waited between attempts to register with a directory
-	// that has no quorum yet.
-	registerRetryAfter = 200 * time.Millisecond
-	registerTimeout    = 5 * time.Second
 )
 
 // Params is what a Node is made from.
@@ -125,7 +120,7 @@ func (n *Node) Start(context.Context) (err error) {
 			listener.Close()
 		}
 	}()
-	if err := n.startRaft(); err != nil {
+	if err := n.startRaft(ctx); err != nil {
 		return err
 	}
 	n.startServices(listener)
@@ -140,7 +135,7 @@ func (n *Node) Start(context.Context) (err error) {
 
 // startRaft starts the Raft host, the directory's replica, and the following of
 // what the directory places here.
-func (n *Node) startRaft() error {
+func (n *Node) startRaft(ctx context.Context) error {
 	var err error
 	n.host, err = txlog.NewHost(txlog.HostConfig{
 		Dir:           n.config.DataDir,
@@ -155,7 +150,7 @@ func (n *Node) startRaft() error {
 	if err != nil {
 		return err
 	}
-	if err := n.startDirectory(); err != nil {
+	if err := n.startDirectory(ctx); err != nil {
 		return err
 	}
 	n.manager = &manager{
@@ -164,32 +159,6 @@ func (n *Node) startRaft() error {
 	}
 	n.manager.start()
 	return nil
-}
-
-// startDirectory starts this node's replica of the directory, with the initial
-// members only the first time: a lost Raft log must not vote again.
-func (n *Node) startDirectory() error {
-	id := n.config.InitialReplicaID()
-	if id == 0 {
-		return fmt.Errorf("cluster: it does not list node %s; the initial nodes are listed in the file of each", n.config.Name)
-	}
-	mode, err := n.data.StartMode(groups.DirectoryShard, id, false, n.host.NodeHost().HasNodeInfo(groups.DirectoryShard, id))
-	if err != nil {
-		return err
-	}
-	c := groups.DirectoryConfig{
-		NodeHost: n.host.NodeHost(), ReplicaID: id, ElectionRTT: electionTicks, HeartbeatRTT: heartbeatTicks, Logger: n.logger,
-	}
-	if mode == groups.StartBootstrap {
-		if err := n.data.Plan("", groups.DirectoryShard, id); err != nil {
-			return err
-		}
-		c.Members = n.config.InitialMembers()
-	}
-	if n.directory, err = groups.StartDirectory(c); err != nil {
-		return err
-	}
-	return n.data.Bootstrapped(groups.DirectoryShard, id)
 }
 
 // startServices begins to answer on listener.
@@ -218,48 +187,6 @@ func (n *Node) startServices(listener net.Listener) {
 			n.fail(fmt.Errorf("the API stopped: %w", err))
 		}
 	})
-}
-
-func (n *Node) leadsDirectory() bool {
-	leader, _, known, err := n.host.NodeHost().GetLeaderID(groups.DirectoryShard)
-	return err == nil && known && leader == n.config.InitialReplicaID()
-}
-
-// register tells the directory that this node is there, until it has; then the
-// node serves. A refusal is for good.
-func (n *Node) register(ctx context.Context) {
-	command := groups.RegisterNode{
-		Name: n.config.Name, ReplicaID: n.config.InitialReplicaID(), DataID: n.data.ID(),
-		APIAddress: n.config.APIAddress(), RaftAddress: n.config.RaftAddress(),
-	}
-	for {
-		try, cancel := context.WithTimeout(ctx, registerTimeout)
-		_, err := n.directory.RegisterNode(try, command)
-		cancel()
-		var refused *groups.RefusedError
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err == nil:
-			n.mu.Lock()
-			n.registered = true
-			if !n.draining {
-				n.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-			}
-			n.mu.Unlock()
-			n.logger.Info("node registered")
-			return
-		case errors.As(err, &refused):
-			n.fail(fmt.Errorf("this node may not join the cluster: %w", err))
-			return
-		}
-		n.logger.Debug("the directory does not answer yet", zap.Error(err))
-		select {
-		case <-time.After(registerRetryAfter):
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // fail records why the node cannot go on; the first reason stays.
