@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/datadriven"
 )
@@ -133,13 +132,9 @@ func TestParseBoundsItsInput(t *testing.T) {
 		"many nodes":     "group: g\nreplicas: [" + strings.Repeat("x, ", 40_000) + "x]\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			begun := time.Now()
-			_, faults := Parse("g.yaml", []byte(data))
-			if len(faults) == 0 {
+			// A parser without the bound ends in a stack overflow, or after hours.
+			if _, faults := Parse("g.yaml", []byte(data)); len(faults) == 0 {
 				t.Fatal("no fault")
-			}
-			if took := time.Since(begun); took > 5*time.Second {
-				t.Errorf("took %v", took)
 			}
 		})
 	}
