@@ -48,6 +48,16 @@ func TestReadSessionExpires(t *testing.T) {
 			}
 			release()
 		}
+		_, release, err := r.use("checkout", number)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // a long read is not idleness
+		release()
+		if _, release, err = r.use("checkout", number); err != nil {
+			t.Fatal(err)
+		}
+		release()
 		time.Sleep(12 * time.Second)
 		synctest.Wait()
 		if replica.views != 0 {
