@@ -20,8 +20,15 @@ const (
 	// maxPendingVotes bounds attempts that were voted for and have no outcome yet;
 	// beyond it the vote is no.
 	maxPendingVotes = 4096
-	// leaveGrace bounds how long Serve waits for its handlers when it ends.
+	// maxStepResultBytes bounds them together.
+	maxStepResultBytes = 64 << 20
+	// maxWaitingSteps bounds steps and votes that run or wait for room; beyond it
+	// they are refused. It is the default of limits.in_flight.
+	maxWaitingSteps = 4096
+	// leaveGrace bounds how long Serve waits for its handlers when it ends, and
+	// closeGrace how long the node may take to hear of it.
 	leaveGrace = 10 * time.Second
+	closeGrace = time.Second
 )
 
 // App serves one participant of a group. Give it its handlers, then Serve.
@@ -32,13 +39,20 @@ type App struct {
 
 	mu       sync.Mutex
 	handlers map[string]Handler
+	any      Handler
 	vote     func(context.Context, *Prepare) error
 	outcome  func(Notice)
 	stateFn  func(ServeState)
 	serving  bool
-	epoch    uint64
-	results  stepResults
-	pending  map[attemptKey]*time.Timer
+	// epoch is the activation under which this instance is active, 0 when it is
+	// not; newest and coordinator are the highest heard of. term ends with the
+	// activation.
+	epoch, newest, coordinator uint64
+	incarnation                uint64
+	term                       context.Context
+	endTerm                    context.CancelFunc
+	results                    stepResults
+	pending                    map[attemptKey]*time.Timer
 }
 
 // New makes the application that serves a participant of a group.
@@ -46,7 +60,7 @@ func New(group, participant string) *App {
 	return &App{
 		group: group, participant: participant, nonce: newInstanceNonce(),
 		handlers: make(map[string]Handler), pending: make(map[attemptKey]*time.Timer),
-		results: newStepResults(maxStepResults),
+		results: newStepResults(maxStepResults, maxStepResultBytes),
 	}
 }
 
@@ -111,6 +125,13 @@ func (a *App) Handle(method string, h Handler) {
 		panic(fmt.Sprintf("participant: method %q has a handler already", method))
 	}
 	a.handlers[method] = h
+}
+
+// HandleAny gives all methods without a handler of their own one; StepTx.Method
+// tells which it is.
+func (a *App) HandleAny(h Handler) {
+	a.configure()
+	a.any = h
 }
 
 func (a *App) configure() {
@@ -180,7 +201,8 @@ func (a *App) Describe(text string) {
 }
 
 // Serve attaches to the cluster and answers until ctx ends, which returns nil
-// once the handlers that run have finished or a grace has passed. addrs are nodes
+// once the handlers that run have finished, or 10 s after; a handler that heeds no
+// context is left behind then. addrs are nodes
 // as for Dial. A lost connection is made again, at any of them, under the same
 // instance. The error is a *RefusedError when the cluster does not know the group
 // or the participant.
@@ -209,6 +231,7 @@ func (a *App) stopped() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.serving = false
+	a.endTermLocked()
 	for k, t := range a.pending {
 		t.Stop()
 		delete(a.pending, k)
@@ -216,9 +239,11 @@ func (a *App) stopped() {
 }
 
 func (a *App) serve(ctx context.Context, client *Client) error {
+	w := newWork(context.WithoutCancel(ctx))
+	defer w.end()
 	pause := newBackoff(50*time.Millisecond, 2*time.Second)
 	for {
-		at := attachment{app: a, client: client, slots: make(chan struct{}, maxHandlers)}
+		at := attachment{app: a, client: client, work: w}
 		attached, err := at.run(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -227,6 +252,7 @@ func (a *App) serve(ctx context.Context, client *Client) error {
 		if errors.As(err, &no) || errors.Is(err, ErrInvalid) {
 			return err
 		}
+		client.opts.logger.Warn("detached from the cluster, attaching again", "group", a.group, "participant", a.participant, "error", err)
 		a.tell(Connecting)
 		if attached {
 			pause = newBackoff(50*time.Millisecond, 2*time.Second)

@@ -28,9 +28,11 @@ type buffer struct {
 	remote remote
 
 	ops []*cohortv1.Op
-	// last is where the newest op of a key is in ops, and touched the keys of a
-	// participant with an op.
+	// touched is where the ops of a key are in ops.
 	touched map[storeKey][]int
+	// doomed is the first thing that did not happen though it was asked for: a
+	// transaction must not commit without it, also when its error is overlooked.
+	doomed error
 
 	reads map[storeKey]*cohortv1.Read
 	order []storeKey
@@ -41,6 +43,14 @@ type storeKey struct{ participant, key string }
 
 func newBuffer(ctx context.Context, r remote) *buffer {
 	return &buffer{ctx: ctx, remote: r, touched: make(map[storeKey][]int), reads: make(map[storeKey]*cohortv1.Read)}
+}
+
+// doom keeps the attempt from committing and returns err.
+func (b *buffer) doom(err error) error {
+	if b.doomed == nil {
+		b.doomed = err
+	}
+	return err
 }
 
 func (b *buffer) stage(op *cohortv1.Op) {
@@ -84,7 +94,7 @@ func (b *buffer) get(participant, key string) (value []byte, found bool, version
 	if !b.overwritten(ops) {
 		resp, err := b.remote.get(b.ctx, participant, [][]byte{[]byte(key)})
 		if err != nil {
-			return nil, false, 0, err
+			return nil, false, 0, b.doom(err)
 		}
 		item := resp.GetItems()[0]
 		b.read(k, item.GetVersion())
@@ -99,8 +109,16 @@ func (b *buffer) overwritten(ops []int) bool {
 	return slices.ContainsFunc(ops, func(i int) bool { return b.ops[i].GetAdd() == nil })
 }
 
-// fold applies a key's unsent ops to the value under them.
+// fold applies a key's unsent ops to the value under them. What came before the
+// last put or delete makes no difference, and is not judged: the value under it
+// may not be known here.
 func (b *buffer) fold(ops []int, value []byte, found bool) ([]byte, bool, error) {
+	for n, i := range slices.Backward(ops) {
+		if b.ops[i].GetAdd() == nil {
+			ops = ops[n:]
+			break
+		}
+	}
 	for _, i := range ops {
 		switch op := b.ops[i].Op.(type) {
 		case *cohortv1.Op_Put:
@@ -151,8 +169,11 @@ func (b *buffer) scanAll(participant, prefix string, o scanOptions) iter.Seq2[It
 				return
 			}
 			page, err := b.remote.scan(b.ctx, participant, []byte(prefix), []byte(after), o.page(given))
+			if err == nil && page.More && (len(page.Items) == 0 || string(page.Items[len(page.Items)-1].Key) <= after) {
+				err = errNoAnswer("scan", "")
+			}
 			if err != nil {
-				yield(Item{}, err)
+				yield(Item{}, b.doom(err))
 				return
 			}
 			if page.Read != nil {

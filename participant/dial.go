@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -49,6 +50,7 @@ type clientOptions struct {
 	tls      *tls.Config
 	insecure bool
 	patience time.Duration
+	logger   *slog.Logger
 	dial     []grpc.DialOption
 }
 
@@ -71,6 +73,12 @@ func WithPatience(d time.Duration) ClientOption {
 	return func(o *clientOptions) { o.patience = d }
 }
 
+// WithLogger is where a handler's panic and a service's lost connections are
+// written. The default is slog.Default.
+func WithLogger(logger *slog.Logger) ClientOption {
+	return func(o *clientOptions) { o.logger = logger }
+}
+
 // WithDialOptions adds options of gRPC itself, for tracing or tests.
 func WithDialOptions(opts ...grpc.DialOption) ClientOption {
 	return func(o *clientOptions) { o.dial = append(o.dial, opts...) }
@@ -84,7 +92,7 @@ func WithDialOptions(opts ...grpc.DialOption) ClientOption {
 // says otherwise.
 func Dial(addrs string, opts ...ClientOption) (*Client, error) {
 	c := &Client{
-		opts:    clientOptions{patience: 30 * time.Second},
+		opts:    clientOptions{patience: 30 * time.Second, logger: slog.Default()},
 		conns:   make(map[string]*grpc.ClientConn),
 		leaders: make(map[string]string),
 	}
@@ -167,6 +175,7 @@ func (c *Client) conn(addr string) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+addr, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
+		grpc.WithStatsHandler(sendingsCounter{}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveEvery, Timeout: keepaliveTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnectBackoff, MinConnectTimeout: time.Second}),
 	}, c.opts.dial...)...)

@@ -373,6 +373,9 @@ func requestError(ctx context.Context, op, group string, err error) error {
 	case codes.DeadlineExceeded:
 		e.kind = ErrTimeout
 	}
+	if e.Reason == reasonIncarnation {
+		e.kind = ErrIncarnation
+	}
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		// The caller's own doing: say so in its own terms.
 		e.kind, e.cause, e.Message = nil, ctxErr, ctxErr.Error()
@@ -382,6 +385,9 @@ func requestError(ctx context.Context, op, group string, err error) error {
 
 // errorDomain is the domain of the google.rpc.ErrorInfo in the server's errors.
 const errorDomain = "cohort"
+
+// reasonIncarnation is the server's word for a log that was begun anew.
+const reasonIncarnation = "INCARNATION_CHANGED"
 
 func errorReason(st *status.Status) string {
 	for _, d := range st.Details() {

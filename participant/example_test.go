@@ -181,3 +181,11 @@ func ExampleGroup_Log() {
 	// Output:
 	// 1 put inventory apple 5
 }
+
+func ExampleApp_HandleAny() {
+	app := participant.New("shop", "orders")
+	app.HandleAny(func(_ context.Context, tx *participant.StepTx, in participant.Payload) (participant.Payload, error) {
+		return in, tx.Store().Put("last/"+tx.Method(), in.Data)
+	})
+	// Output:
+}

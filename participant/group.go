@@ -109,7 +109,9 @@ func (g *Group) Run(ctx context.Context, fn func(*Tx) error, opts ...TxOption) (
 	pause := newBackoff(2*time.Millisecond, time.Second)
 	for attempt := 1; ; attempt++ {
 		r, err := g.attempt(ctx, fn, o)
-		if err == nil || attempt >= o.maxAttempts || !Retryable(err) || pause.wait(ctx) != nil {
+		// A cluster that did not answer had its client's patience already.
+		again := Retryable(err) && !errors.Is(err, ErrUnavailable)
+		if err == nil || attempt >= o.maxAttempts || !again || pause.wait(ctx) != nil {
 			return r, err
 		}
 	}
@@ -117,18 +119,32 @@ func (g *Group) Run(ctx context.Context, fn func(*Tx) error, opts ...TxOption) (
 
 func (g *Group) attempt(ctx context.Context, fn func(*Tx) error, o txOptions) (Receipt, error) {
 	tx := g.newTx(ctx, o)
-	defer tx.end()
+	returned := false
+	defer func() {
+		if !returned {
+			tx.giveUp("the workflow panicked")
+		}
+		tx.end()
+	}()
 	if o.id != "" {
 		// A chosen id may have committed already: look before running fn.
 		var before *CommittedError
 		if err := tx.begin(); errors.As(err, &before) {
+			returned = true
 			return before.Receipt, nil
 		} else if err != nil {
+			returned = true
 			return Receipt{}, err
 		}
 	}
-	if err := fn(tx); err != nil {
+	err := fn(tx)
+	returned = true
+	if err != nil {
 		tx.giveUp("the workflow returned an error")
+		if Retryable(tx.err) {
+			// Whatever fn made of it, this is why it could not go on.
+			return Receipt{}, tx.err
+		}
 		return Receipt{}, err
 	}
 	return tx.Commit(ctx)
@@ -218,4 +234,3 @@ func (g *Group) Outcome(ctx context.Context, id string, opts ...OutcomeOption) (
 	}
 	return out, nil
 }
-

@@ -3,6 +3,7 @@ package participant
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"time"
@@ -70,7 +71,8 @@ func OnlyParticipants(names ...string) LogOption {
 
 // Log follows the group's committed transactions from a position on, 0 being the
 // first, each once and in order, until ctx ends. A broken connection is made
-// again, and the log continued where it was. An error ends it: ctx's, ErrTruncated
+// again, and the log continued where it was; with NoWait no longer than the client's
+// patience. An error ends it: ctx's, ErrTruncated
 // when the position is no longer kept, ErrIncarnation when the group was restored
 // in place meanwhile.
 func (g *Group) Log(ctx context.Context, from uint64, opts ...LogOption) iter.Seq2[Entry, error] {
@@ -81,6 +83,7 @@ func (g *Group) Log(ctx context.Context, from uint64, opts ...LogOption) iter.Se
 	return func(yield func(Entry, error) bool) {
 		f := follow{group: g, options: o, next: max(from, 1)}
 		pause := newBackoff(20*time.Millisecond, time.Second)
+		progress := time.Now()
 		for {
 			before := f.next
 			done, err := f.stream(ctx, yield)
@@ -91,7 +94,12 @@ func (g *Group) Log(ctx context.Context, from uint64, opts ...LogOption) iter.Se
 				yield(Entry{}, err)
 				return
 			}
+			if o.noWait && f.next == before && time.Since(progress) > g.client.opts.patience {
+				yield(Entry{}, err)
+				return
+			}
 			if f.next > before {
+				progress = time.Now()
 				pause = newBackoff(20*time.Millisecond, time.Second)
 			}
 			if pause.wait(ctx) != nil {
@@ -137,6 +145,9 @@ func (f *follow) stream(ctx context.Context, yield func(Entry, error) bool) (don
 		for _, e := range resp.Entries {
 			if e.Position < f.next {
 				continue
+			}
+			if e.Position > f.next {
+				return false, &RequestError{Op: "log", Group: f.group.name, kind: ErrTruncated, Message: fmt.Sprintf("the node left out positions %d to %d", f.next, e.Position-1)}
 			}
 			f.next = e.Position + 1
 			if !yield(entry(resp.Incarnation, e), nil) {

@@ -2,12 +2,14 @@ package participant
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 )
 
@@ -106,3 +108,27 @@ func call[Req, Resp any](ctx context.Context, c *Client, op, group string, req *
 	})
 	return resp, requestError(ctx, op, group, err)
 }
+
+// sendings counts how often a request left this process. A Commit that never did
+// has certainly not committed.
+type sendings struct{ count atomic.Int32 }
+
+type sendingsKey struct{}
+
+// sendingsCounter counts for the requests whose context asks for it.
+type sendingsCounter struct{}
+
+func (sendingsCounter) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+func (sendingsCounter) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.OutPayload); !ok {
+		return
+	}
+	if sent, ok := ctx.Value(sendingsKey{}).(*sendings); ok {
+		sent.count.Add(1)
+	}
+}
+
+func (sendingsCounter) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+func (sendingsCounter) HandleConn(context.Context, stats.ConnStats) {}

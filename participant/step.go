@@ -2,6 +2,9 @@ package participant
 
 import (
 	"context"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
 
 	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
 )
@@ -24,6 +27,9 @@ func newStepTx(ctx context.Context, g *Group, participant string, s *cohortv1.St
 
 // ID is the transaction's id: the same at each attempt of it.
 func (tx *StepTx) ID() string { return tx.step.Attempt.GetId() }
+
+// Method is the one that was called.
+func (tx *StepTx) Method() string { return tx.step.Method }
 
 // Position is the last one in the transaction's snapshot.
 func (tx *StepTx) Position() uint64 { return tx.step.Position }
@@ -65,31 +71,60 @@ type stepKey struct {
 	epoch   uint64
 }
 
-// stepResults keeps the newest answers, for steps that are sent again.
+// stepRun is the run of one step: its handler's, and what came of it.
+type stepRun struct {
+	done   chan struct{}
+	result *cohortv1.StepResult // set before done is closed
+	size   int
+}
+
+// stepResults keeps the newest runs, for steps that are sent again: bounded in
+// number and in bytes, the oldest go first. The App's lock guards it.
 type stepResults struct {
-	most   int
-	byStep map[stepKey]*cohortv1.StepResult
-	order  []stepKey // a ring, oldest at next when full
-	next   int
+	most, mostBytes, bytes int
+	byStep                 map[stepKey]*stepRun
+	order                  []stepKey
 }
 
-func newStepResults(most int) stepResults {
-	return stepResults{most: most, byStep: make(map[stepKey]*cohortv1.StepResult)}
+func newStepResults(most, mostBytes int) stepResults {
+	return stepResults{most: most, mostBytes: mostBytes, byStep: make(map[stepKey]*stepRun)}
 }
 
-func (r *stepResults) get(k stepKey) *cohortv1.StepResult { return r.byStep[k] }
+// claim gives a step's run; first tells that it is the caller's to perform.
+func (r *stepResults) claim(k stepKey) (run *stepRun, first bool) {
+	if run := r.byStep[k]; run != nil {
+		return run, false
+	}
+	run = &stepRun{done: make(chan struct{})}
+	r.byStep[k] = run
+	r.order = append(r.order, k)
+	r.trim()
+	return run, true
+}
 
-func (r *stepResults) put(k stepKey, result *cohortv1.StepResult) {
-	if r.byStep[k] != nil {
-		r.byStep[k] = result
-		return
+// finish ends a run; without keep a step that is sent again runs again.
+func (r *stepResults) finish(k stepKey, run *stepRun, result *cohortv1.StepResult, keep bool) {
+	run.result, run.size = result, proto.Size(result)
+	close(run.done)
+	if r.byStep[k] != run {
+		return // gone already
 	}
-	if len(r.order) < r.most {
-		r.order = append(r.order, k)
-	} else {
-		delete(r.byStep, r.order[r.next])
-		r.order[r.next] = k
-		r.next = (r.next + 1) % r.most
+	r.bytes += run.size
+	if !keep {
+		r.drop(k)
+		r.order = slices.DeleteFunc(r.order, func(o stepKey) bool { return o == k })
 	}
-	r.byStep[k] = result
+	r.trim()
+}
+
+func (r *stepResults) trim() {
+	for len(r.order) > r.most || r.bytes > r.mostBytes && len(r.order) > 0 {
+		r.drop(r.order[0])
+		r.order = r.order[1:]
+	}
+}
+
+func (r *stepResults) drop(k stepKey) {
+	r.bytes -= r.byStep[k].size
+	delete(r.byStep, k)
 }

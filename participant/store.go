@@ -7,7 +7,9 @@ import (
 	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
 )
 
-// Store is a participant's store inside a transaction. Keys are strings of 1 to
+// Store is a participant's store inside a transaction. A write that could not be
+// staged and a read that failed keep the transaction from committing, also when
+// their errors are overlooked. Keys are strings of 1 to
 // 1,024 bytes of any kind, in the order of their bytes.
 type Store struct {
 	buffer      *buffer
@@ -31,7 +33,7 @@ func (s Store) Get(key string, into any) (found bool, err error) {
 // GetBytes reads a key's value as it is kept.
 func (s Store) GetBytes(key string) (value []byte, found bool, err error) {
 	if err := s.check(key); err != nil {
-		return nil, false, err
+		return nil, false, s.buffer.doom(err)
 	}
 	value, found, _, err = s.buffer.get(s.participant, key)
 	return value, found, err
@@ -41,7 +43,7 @@ func (s Store) GetBytes(key string) (value []byte, found bool, err error) {
 func (s Store) Put(key string, value any) error {
 	data, _, err := encode(value)
 	if err != nil {
-		return fmt.Errorf("%s/%s: %w", s.participant, printable(key), err)
+		return s.buffer.doom(fmt.Errorf("%s/%s: %w", s.participant, printable(key), err))
 	}
 	return s.stage(key, &cohortv1.Op{Op: &cohortv1.Op_Put{Put: &cohortv1.Put{Value: data}}})
 }
@@ -76,7 +78,7 @@ func (s Store) Add(key string, delta int64, bounds ...Bound) error {
 
 func (s Store) stage(key string, op *cohortv1.Op) error {
 	if err := s.check(key); err != nil {
-		return err
+		return s.buffer.doom(err)
 	}
 	if err := s.buffer.remote.usable(); err != nil {
 		return err
@@ -156,7 +158,7 @@ func scan(b *buffer, participant, prefix string, opts []ScanOption) iter.Seq2[It
 		opt(&o)
 	}
 	if err := checkName("participant", participant); err != nil {
-		return func(yield func(Item, error) bool) { yield(Item{}, err) }
+		return func(yield func(Item, error) bool) { yield(Item{}, b.doom(err)) }
 	}
 	return b.scanAll(participant, prefix, o)
 }

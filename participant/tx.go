@@ -92,11 +92,11 @@ func (tx *Tx) Store(participant string) Store {
 // open; *AbortError when it is not; *RequestError.
 func (tx *Tx) Call(participant, method string, in, out any) error {
 	if err := errors.Join(checkName("participant", participant), checkMethod(method)); err != nil {
-		return err
+		return tx.buffer.doom(err)
 	}
 	payload, contentType, err := encodePayload(in)
 	if err != nil {
-		return err
+		return tx.buffer.doom(err)
 	}
 	if err := tx.begin(); err != nil {
 		return err
@@ -139,6 +139,10 @@ func (tx *Tx) Commit(ctx context.Context) (Receipt, error) {
 		return Receipt{}, tx.err
 	}
 	defer tx.end()
+	if tx.buffer.doomed != nil {
+		tx.giveUp("something the workflow asked for could not be done")
+		return Receipt{}, tx.buffer.doomed
+	}
 	attempt := tx.attempt
 	if attempt == nil {
 		attempt = &cohortv1.Attempt{Id: tx.id}
@@ -153,7 +157,9 @@ func (tx *Tx) Commit(ctx context.Context) (Receipt, error) {
 // commit sends the request until its answer is known. Sending it again is safe:
 // the id commits at most once, and an attempt is decided once.
 func (tx *Tx) commit(ctx context.Context, req *cohortv1.CommitRequest) (Receipt, error) {
-	c := tx.group.client
+	c, caller := tx.group.client, ctx
+	sent := new(sendings)
+	ctx = context.WithValue(ctx, sendingsKey{}, sent)
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.opts.patience)
@@ -173,12 +179,27 @@ func (tx *Tx) commit(ctx context.Context, req *cohortv1.CommitRequest) (Receipt,
 			case *cohortv1.CommitResponse_Receipt:
 				return receipt(r.Receipt), nil
 			case *cohortv1.CommitResponse_Abort:
-				return Receipt{}, abortFromWire(r.Abort)
+				abort := abortFromWire(r.Abort)
+				if req.Attempt.Begun != 0 || sent.count.Load() < 2 {
+					return Receipt{}, abort
+				}
+				// Each sending of a blind write is an attempt of its own, so this
+				// abort says nothing of the one whose answer was lost.
+				if out, err := tx.group.Outcome(ctx, tx.id, Settle()); err != nil {
+					unknown.cause = err
+				} else if out.State == Committed {
+					return out.Receipt, nil
+				} else if out.State == Aborted {
+					return Receipt{}, abort
+				}
 			case *cohortv1.CommitResponse_Indeterminate:
 				unknown.Detail = r.Indeterminate.GetDetail()
 			}
 		}
 		if pause.wait(ctx) != nil {
+			if sent.count.Load() == 0 {
+				return Receipt{}, &RequestError{Op: "commit", Group: tx.group.name, kind: ErrUnavailable, Message: "no node could be reached, so nothing was sent", cause: caller.Err()}
+			}
 			return Receipt{}, unknown
 		}
 	}
@@ -289,7 +310,7 @@ func milliseconds(d time.Duration) int64 {
 	return int64((d + time.Millisecond - 1) / time.Millisecond)
 }
 
-// encodePayload is encode, with a string as JSON, and nothing as JSON's null: a
+// encodePayload is encode, with nothing as JSON's null and a Payload as it is: a
 // handler reads most payloads as JSON.
 func encodePayload(v any) ([]byte, string, error) {
 	switch s := v.(type) {

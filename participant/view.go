@@ -26,7 +26,8 @@ func (g *Group) View(ctx context.Context, fn func(*ReadTx) error, opts ...TxOpti
 	pause := newBackoff(5*time.Millisecond, time.Second)
 	for attempt := 1; ; attempt++ {
 		err := g.view(ctx, fn, o)
-		if err == nil || attempt >= o.maxAttempts || !Retryable(err) || pause.wait(ctx) != nil {
+		again := Retryable(err) && !errors.Is(err, ErrUnavailable)
+		if err == nil || attempt >= o.maxAttempts || !again || pause.wait(ctx) != nil {
 			return err
 		}
 	}
@@ -46,7 +47,11 @@ func (g *Group) view(ctx context.Context, fn func(*ReadTx) error, o txOptions) e
 	tx := &ReadTx{group: g, session: begun.ReadSession, addr: begun.NodeAddr, position: begun.Position}
 	tx.buffer = newBuffer(ctx, tx)
 	defer tx.end()
-	return fn(tx)
+	err = fn(tx)
+	if lost := tx.buffer.doomed; lost != nil && (err == nil || Retryable(lost)) {
+		return lost
+	}
+	return err
 }
 
 // ReadTx reads one snapshot. It belongs to one goroutine.

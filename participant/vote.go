@@ -16,20 +16,27 @@ const (
 )
 
 // prepare votes. A yes is remembered until its outcome is known.
-func (at *attachment) prepare(ctx context.Context, p *cohortv1.Prepare) {
-	a := at.app
-	if !a.active(p.ActivationEpoch) {
+func (at *attachment) prepare(p *cohortv1.Prepare, slot func(context.Context) error) {
+	vote := &cohortv1.Vote{Call: p.Call, Yes: true}
+	term, ok := at.app.termOf(p.ActivationEpoch, p.CoordinatorEpoch)
+	if !ok {
+		vote.Yes, vote.Reason = false, notActive(p.ActivationEpoch)
+		at.vote(vote)
 		return
 	}
-	vote := &cohortv1.Vote{Call: p.Call, Yes: true}
-	if err := at.ask(ctx, p); err != nil {
+	ctx, cancel := within(term, p.TimeoutMs)
+	defer cancel()
+	if slot(ctx) != nil {
+		vote.Yes, vote.Reason = false, "no voter became free in time"
+	} else if err := at.ask(ctx, p); err != nil {
 		vote.Yes, vote.Reason = false, sendable(err.Error())
 	} else if !at.remember(p.Attempt) {
 		vote.Yes, vote.Reason = false, fmt.Sprintf("more than %d votes wait for their outcome", maxPendingVotes)
 	}
-	if !a.active(p.ActivationEpoch) {
-		return
-	}
+	at.vote(vote)
+}
+
+func (at *attachment) vote(vote *cohortv1.Vote) {
 	_ = at.sendMessage(&cohortv1.InstanceMessage{Message: &cohortv1.InstanceMessage_Vote{Vote: vote}})
 }
 
@@ -61,11 +68,15 @@ func (at *attachment) remember(attempt *cohortv1.Attempt) bool {
 	return true
 }
 
-// settle asks for an outcome and, when there is none, ends the doubt.
+// settle asks for an outcome. Only an attempt that no coordinator has open is
+// ended by the question: looking never kills a live one.
 func (a *App) settle(c *Client, k attemptKey) {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
-	out, err := c.Group(a.group).Outcome(ctx, k.id, Begun(k.begun), Settle())
+	out, err := c.Group(a.group).Outcome(ctx, k.id, Begun(k.begun))
+	if err == nil && out.State == Unknown {
+		out, err = c.Group(a.group).Outcome(ctx, k.id, Begun(k.begun), Settle())
+	}
 	switch {
 	case err != nil || out.State == Pending:
 		a.mu.Lock()
