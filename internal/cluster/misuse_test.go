@@ -42,7 +42,7 @@ limits: {open: 2, in_flight: 2, timeout: 20s}
 // commits.
 func TestMisuse(t *testing.T) {
 	b := startBench(t, cluster.Options{Nodes: 1, RTT: 10 * time.Millisecond}, misused)
-	b.serve(t, stock(nil), participant.Active)
+	b.serve(t, stock(nil, nil), participant.Active)
 	b.serve(t, audit(), participant.Active)
 	for _, test := range []struct {
 		name string
@@ -430,8 +430,9 @@ func outcomeOfOpen(t *testing.T, b *bench) {
 	}
 }
 
-// stock is a service whose handlers misbehave; one that hangs says so first.
-func stock(hanging chan<- struct{}) *participant.App {
+// stock is a service whose handlers misbehave. One that hangs says so first; one
+// is stuck until release is closed.
+func stock(hanging chan<- struct{}, release <-chan struct{}) *participant.App {
 	app := participant.New("work", "stock")
 	app.Handle("reserve", participant.Func(func(_ context.Context, tx *participant.StepTx, _ []byte) (string, error) {
 		return "reserved", tx.Store().Add("reserved", 1)
@@ -442,6 +443,10 @@ func stock(hanging chan<- struct{}) *participant.App {
 		}
 		<-ctx.Done()
 		return "", ctx.Err()
+	}))
+	app.Handle("stuck", participant.Func(func(context.Context, *participant.StepTx, []byte) (string, error) {
+		<-release
+		return "", nil
 	}))
 	app.Handle("deaf", participant.Func(func(context.Context, *participant.StepTx, []byte) (string, error) {
 		time.Sleep(2 * lease) // what does not look at its context

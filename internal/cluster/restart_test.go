@@ -104,6 +104,11 @@ func clusterStopped(t *testing.T, l *load) {
 
 // Without it an acknowledgement would depend on an orderly end.
 func clusterKilled(t *testing.T, l *load) {
+	// A handler that never returns must not keep its instance from coming back.
+	_, err := l.bench.run(t, "work", func(tx *participant.Tx) error {
+		return tx.Call("stock", "stuck", nil, nil)
+	}, participant.Timeout(200*time.Millisecond))
+	want(t, participant.ErrTimeout, err)
 	l.bench.everyNode(t, l.bench.cluster.Kill)
 	l.bench.start(t, l.bench.names()...)
 }
@@ -129,8 +134,10 @@ func startLoad(t *testing.T, b *bench) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{bench: b, cancel: cancel, receipts: map[string]participant.Receipt{}, tried: map[string]bool{}, hanging: make(chan struct{}, 1)}
-	l.killStock = b.serveKillable(t, stock(l.hanging))
-	b.serve(t, stock(nil), participant.Standby)
+	release := make(chan struct{})
+	l.killStock = b.serveKillable(t, stock(l.hanging, release))
+	b.serve(t, stock(nil, release), participant.Standby)
+	t.Cleanup(func() { close(release) })
 	for worker := range workers {
 		l.running.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
