@@ -265,8 +265,8 @@ func (s *peersService) Configure(ctx context.Context, req *pb.ConfigureRequest) 
 	if err != nil {
 		return nil, statusOf(req.GetGroup(), err)
 	}
-	// A crash here leaves the directory behind the log; applying the same file
-	// again brings it up.
+	// A crash here leaves the directory behind the log, until the coordinating
+	// node brings it up.
 	state, err := s.config.Directory.Read(ctx)
 	if err != nil {
 		return nil, statusOf(req.GetGroup(), err)

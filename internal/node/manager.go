@@ -73,6 +73,9 @@ func (m *manager) start() {
 	go func() {
 		defer close(m.done)
 		defer unwatch()
+		var definitions sync.WaitGroup
+		defer definitions.Wait()
+		definitions.Go(func() { m.followDefinitions(ctx) })
 		m.run(ctx)
 	}()
 }
