@@ -34,6 +34,8 @@ type fakeLog struct {
 	mu sync.Mutex
 	// fates of the coming proposals of transactions; none means applied.
 	fates []fate
+	// officeFates: RaiseEpoch meets them too.
+	officeFates bool
 	// release lets the answers of appliedWhenTold go.
 	release chan struct{}
 	store   *memstate.Store
@@ -55,7 +57,7 @@ func newFakeLog(t testing.TB) *fakeLog {
 }
 
 func (f *fakeLog) fate(batch *command.Batch) fate {
-	if _, ok := batch.Commands[0].(*command.RaiseEpoch); ok || len(f.fates) == 0 {
+	if _, ok := batch.Commands[0].(*command.RaiseEpoch); ok && !f.officeFates || len(f.fates) == 0 {
 		return applied
 	}
 	next := f.fates[0]
@@ -291,12 +293,14 @@ type playedAgent struct {
 	seen   []*cohortv1.CoordinatorMessage
 	inbox  chan *cohortv1.CoordinatorMessage
 	done   sync.WaitGroup
+	// recordAtOnce: before send returns.
+	recordAtOnce bool
 }
 
 func (c *testCoordinator) agent(node string, answer func(*cohortv1.ToInstance) []*cohortv1.InstanceMessage) *playedAgent {
 	c.t.Helper()
 	a := &playedAgent{node: node, answer: answer, inbox: make(chan *cohortv1.CoordinatorMessage, 1024)}
-	s, err := c.OpenSession(node, func(m *cohortv1.CoordinatorMessage) { a.inbox <- m })
+	s, err := c.OpenSession(node, a.say)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -308,6 +312,18 @@ func (c *testCoordinator) agent(node string, answer func(*cohortv1.ToInstance) [
 		a.done.Wait()
 	})
 	return a
+}
+
+func (a *playedAgent) say(m *cohortv1.CoordinatorMessage) {
+	a.mu.Lock()
+	at := a.recordAtOnce
+	if at {
+		a.seen = append(a.seen, m)
+	}
+	a.mu.Unlock()
+	if !at {
+		a.inbox <- m
+	}
 }
 
 func (a *playedAgent) run() {

@@ -333,6 +333,9 @@ func TestNoReadIndex(t *testing.T) {
 		return a.saw(func(m *cohortv1.CoordinatorMessage) bool { return m.GetHeartbeat().GetSequence() == n })
 	}
 	a := c.agent("n2", nil)
+	a.mu.Lock()
+	a.recordAtOnce = true // so that what was said before an answer has been seen
+	a.mu.Unlock()
 	if err := heartbeat(a, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -348,6 +351,53 @@ func TestNoReadIndex(t *testing.T) {
 	}
 	if answered(a, 2) {
 		t.Fatal("a heartbeat was answered without a quorum")
+	}
+}
+
+// Without its agent an instance is gone, until it is announced again.
+func TestSessionCloses(t *testing.T) {
+	c := newTestCoordinator(t, nil)
+	state := func() string {
+		infos, err := c.Participants(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(infos[0].State, infos[0].Epoch)
+	}
+	for range 2 {
+		a := c.agent("n2", nil)
+		if err := a.attach("inventory", "i1", false); err != nil {
+			t.Fatal(err)
+		}
+		c.until("active under epoch 1", func() bool { return state() == "active1" })
+		a.session.Close()
+		c.until("detached", func() bool { return state() == "detached1" })
+	}
+}
+
+// What is certainly not in the log may be called aborted.
+func TestDroppedUntilTimeout(t *testing.T) {
+	c := newTestCoordinator(t, nil)
+	fates := make([]fate, 1000)
+	for i := range fates {
+		fates[i] = dropped
+	}
+	c.log.set(fates...)
+	_, err := c.Commit(ctx, CommitRequest{Attempt: Attempt{ID: "t", Nonce: 1}, Timeout: 30 * time.Millisecond, Ops: []command.Op{put("inventory", "a", "1")}})
+	wantAbort(t, err, command.ReasonTimeout)
+}
+
+// Office is taken also when the answer to its first entry is lost.
+func TestOfficeTakenUnheard(t *testing.T) {
+	c := newTestCoordinator(t, nil)
+	c.depose(1)
+	c.log.mu.Lock()
+	c.log.officeFates = true
+	c.log.fates = []fate{lost, dropped, appliedUnheard, appliedUnheard}
+	c.log.mu.Unlock()
+	c.serve(2)
+	if _, err := c.oneShot("t", put("inventory", "a", "1")); err != nil {
+		t.Fatal(err)
 	}
 }
 

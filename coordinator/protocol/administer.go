@@ -13,6 +13,8 @@ type admin struct {
 	// lost is set for the settlement of an attempt whose coordinator is gone: the
 	// answer is that of a commit.
 	lost *Attempt
+	// doubted: an entry with it may be in the log, whatever became of later ones.
+	doubted bool
 }
 
 // administer queues a command. Settling what is open here and not proposed also
@@ -46,8 +48,8 @@ func (c *Core) startAdmin(ad *admin) {
 
 func (c *Core) finishAdmin(ad *admin, ans Answer) {
 	c.administering--
-	if _, ok := ans.(*NotServing); ok && ad.lost != nil {
-		ans = &Indeterminate{Detail: "the coordinator changed while the attempt was being settled"}
+	if n, ok := ans.(*NotServing); ok && (ad.lost != nil || ad.doubted) {
+		ans = &Indeterminate{Detail: "the command may have taken effect: " + n.Detail}
 	}
 	c.reply(ad.request, ans)
 }

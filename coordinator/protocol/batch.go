@@ -254,6 +254,9 @@ func (c *Core) doubtful(e *Doubtful) {
 		if w.attempt != nil {
 			w.attempt.vague = true
 		}
+		if w.admin != nil {
+			w.admin.doubted = true
+		}
 	}
 	wait := RetryMin << min(en.tries, 16)
 	en.tries++

@@ -177,15 +177,16 @@ func (c *Core) forgetCall(cl *call) {
 }
 
 // answered finds the call that an instance answers. An answer counts only from
-// the instance that was asked, under the epoch it was asked under: everything
-// else is late, repeated or of a fenced instance.
+// the instance that was asked, on the stream it was asked on: everything else is
+// late, repeated or of a fenced instance. The calls of an instance end with its
+// attachment, so that none outlives the activation epoch it was made under.
 func (c *Core) answered(session uint64, participant, instance string, id uint64, prepare bool) *call {
 	cl := c.calls[id]
 	if cl == nil || cl.prepare != prepare || cl.participant.name != participant || cl.instance.nonce != instance || cl.instance.session != session {
 		return nil
 	}
 	if cl.epoch != cl.participant.epoch || cl.participant.active != cl.instance {
-		return nil
+		panic("protocol: a call outlived its activation")
 	}
 	return cl
 }

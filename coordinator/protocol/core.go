@@ -179,8 +179,8 @@ func (c *Core) configure(config Config) {
 		c.order = append(c.order, p)
 	}
 	for _, a := range config.Activations {
-		if p := c.participants[a.Participant]; p != nil && !p.activating && a.Epoch >= p.epoch {
-			p.epoch, p.node, p.instance = a.Epoch, a.Node, a.Instance
+		if p := c.participants[a.Participant]; p != nil && !p.activating && a.Epoch > p.epoch {
+			c.raised(p, a)
 		}
 	}
 	for _, name := range sortedNames(before) {

@@ -272,8 +272,20 @@ func (c *Core) activationRead(e *ActivationRead) {
 		return
 	}
 	p.activating = false
-	p.epoch, p.node, p.instance = e.Activation.Epoch, e.Activation.Node, e.Activation.Instance
-	if in := p.find(p.instance); in != nil && p.epoch > 0 {
+	c.raised(p, e.Activation)
+}
+
+// raised takes over an activation that the log has and the core did not ask for.
+func (c *Core) raised(p *participant, a Activation) {
+	active := p.active
+	p.active = nil
+	if active != nil {
+		c.loseCalls(active, "another activation took its place")
+		c.send(active, &Fenced{Epoch: a.Epoch, Reason: "another instance was activated"})
+	}
+	p.epoch, p.node, p.instance = a.Epoch, a.Node, a.Instance
+	c.miss(p, absenceUnsure)
+	if in := p.find(p.instance); in != nil {
 		c.activate(p, in)
 		return
 	}

@@ -229,6 +229,9 @@ func (s *script) event(l line) []Event {
 	case "configure":
 		config := testConfig()
 		config.Participants = strings.Split(l.args["participants"], ",")
+		if l.has("epoch") {
+			config.Activations = []Activation{{Participant: "inv", Node: "n9", Instance: "other", Epoch: l.num("epoch")}}
+		}
 		return []Event{&Configured{Config: config}, Flush{}}
 	case "gate":
 		if l.has("closed") {
@@ -383,6 +386,8 @@ func showMessage(m Message) string {
 		return fmt.Sprintf("activated epoch=%d", m.Epoch)
 	case *Standby:
 		return "standby"
+	case *Fenced:
+		return fmt.Sprintf("fenced epoch=%d", m.Epoch)
 	case *Refused:
 		return "refused (" + m.Detail + ")"
 	case *Step:
