@@ -106,6 +106,17 @@ func (e *environment) applyFiles(ctx context.Context, request *pb.ApplyRequest) 
 		for _, fault := range answer.Errors {
 			fmt.Fprintln(e.stderr, faultLine(fault))
 		}
+		if e.output != formatTable {
+			refused := struct {
+				Errors []faultView `json:"errors"`
+			}{Errors: []faultView{}}
+			for _, f := range answer.Errors {
+				refused.Errors = append(refused.Errors, faultView{File: f.File, Line: f.Line, Column: f.Column, Key: f.Key, Message: f.Message})
+			}
+			if err := e.print(refused, nil); err != nil {
+				return err
+			}
+		}
 		return fmt.Errorf("nothing was changed: correct the %d fault(s) above and apply again", len(answer.Errors))
 	}
 	view := applyView{DryRun: request.DryRun, Groups: []groupDiff{}}
@@ -137,14 +148,26 @@ func (e *environment) applyFiles(ctx context.Context, request *pb.ApplyRequest) 
 	})
 }
 
-// faultLine is file:line:column: message, the form that editors jump to.
+// faultLine is file:line:column: key: message, the form that editors jump to.
 func faultLine(fault *pb.FileError) string {
-	where := fault.File
-	if fault.Line > 0 {
-		where = fmt.Sprintf("%s:%d:%d", fault.File, fault.Line, fault.Column)
+	line := fault.Message
+	if fault.Key != "" {
+		line = fault.Key + ": " + line
 	}
-	if where == "" { // about what the files make of a group that exists
-		return fault.Message
+	switch {
+	case fault.Line > 0:
+		return fmt.Sprintf("%s:%d:%d: %s", fault.File, fault.Line, fault.Column, line)
+	case fault.File != "":
+		return fault.File + ": " + line
 	}
-	return where + ": " + fault.Message
+	return line
+}
+
+// faultView is a fault in JSON.
+type faultView struct {
+	File    string `json:"file"`
+	Line    uint32 `json:"line"`
+	Column  uint32 `json:"column"`
+	Key     string `json:"key"`
+	Message string `json:"message"`
 }

@@ -51,11 +51,12 @@ func (e *environment) serve(ctx context.Context, path string) error {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(signals)
 
-	var (
-		n      *node.Node
-		config configs.Node
-	)
-	app := fx.New(serveModule(path, e.stderr), fx.Populate(&n, &config), fx.StartTimeout(startTimeout))
+	config, err := configs.Load(path)
+	if err != nil {
+		return err
+	}
+	var n *node.Node
+	app := fx.New(serveModule(config, e.stderr), fx.Populate(&n), fx.StartTimeout(startTimeout))
 	if err := app.Err(); err != nil {
 		return dig.RootCause(err)
 	}

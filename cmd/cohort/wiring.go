@@ -15,19 +15,16 @@ import (
 	"github.com/cohort-tx/cohort/txlog"
 )
 
-// configPath is the node's configuration file.
-type configPath string
-
 // logTarget is where the node's log goes.
 type logTarget struct{ io.Writer }
 
 // serveModule is how a node is put together:
 //
 //	configuration ─▶ logger ─▶ metrics registry ─▶ node ─▶ lifecycle
-func serveModule(path string, stderr io.Writer) fx.Option {
+func serveModule(config configs.Node, stderr io.Writer) fx.Option {
 	return fx.Options(
-		fx.Supply(configPath(path), logTarget{stderr}),
-		fx.Provide(provideConfig, provideLogger, provideMetrics, provideNode),
+		fx.Supply(config, logTarget{stderr}),
+		fx.Provide(provideLogger, provideMetrics, provideNode),
 		fx.Invoke(runNode),
 		fx.WithLogger(func(logger *zap.Logger) fxevent.Logger {
 			events := &fxevent.ZapLogger{Logger: logger.Named("fx")}
@@ -37,8 +34,6 @@ func serveModule(path string, stderr io.Writer) fx.Option {
 		}),
 	)
 }
-
-func provideConfig(path configPath) (configs.Node, error) { return configs.Load(string(path)) }
 
 func provideLogger(config configs.Node, target logTarget) (*zap.Logger, error) {
 	logger, err := newLogger(config.Log, target)

@@ -19,6 +19,9 @@ const (
 	// client that thinks for long is better told to try again at the next leader.
 	drainShare = 0.5
 	drainMost  = 2 * time.Second
+	// linger is what answers under way have once the coordinators have ended: they
+	// wait for nothing any more. What is left are streams without an end.
+	linger = time.Second
 	// handOver bounds the wait for another node to lead; without one Raft elects
 	// one by itself.
 	handOver      = 2 * time.Second
@@ -33,8 +36,9 @@ const (
 //	coordinators begin nothing new and finish    at most half of the grace, or 2 s
 //	leadership is handed to the other nodes      so that nobody waits for an election
 //	instances are told to attach elsewhere
-//	the API finishes what it answers, then is cut
-//	coordinators, replicas and the directory stop
+//	coordinators end: every attempt is answered
+//	the API sends its answers, then is cut       at most 1 s
+//	replicas and the directory stop
 //
 // What is acknowledged is durable at any of these points. Attempts that are open
 // when the time is over end as at a crash: their clients get a retryable error.
@@ -96,9 +100,11 @@ func (n *Node) stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// stopAPI lets answers under way finish until ctx ends; streams that would not
-// end by themselves are cut then.
+// stopAPI lets answers under way finish, then cuts the streams that would not end
+// by themselves: somebody follows a log.
 func (n *Node) stopAPI(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, linger)
+	defer cancel()
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -70,8 +70,8 @@ func (n *Node) checkNew(ctx context.Context) error {
 			if err != nil || !known {
 				return nil // who does not answer says nothing
 			}
-			return fmt.Errorf("%w: node %s is registered with the cluster, as %s says, and %s is new. Put the old data directory back, or run `cohort node replace %s` on another node",
-				groups.ErrAmnesia, n.config.Name, peer.Name, n.config.DataDir, n.config.Name)
+			return fmt.Errorf("%w: node %s is registered with the cluster, as %s says, and %s is new. Put the old data directory back: the node must not vote again without it",
+				groups.ErrAmnesia, n.config.Name, peer.Name, n.config.DataDir)
 		})
 	}
 	return asking.Wait()
