@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
@@ -30,12 +29,16 @@ func (e *environment) connect() (*grpc.ClientConn, error) {
 	nodes := manual.NewBuilderWithScheme("cohort")
 	var state resolver.State
 	for _, addr := range e.addrs {
-		state.Addresses = append(state.Addresses, resolver.Address{Addr: addr})
+		state.Addresses = append(state.Addresses, resolver.Address{Addr: addr, ServerName: addr})
 	}
 	nodes.InitialState(state)
+	protection, err := e.transport.credentials()
+	if err != nil {
+		return nil, err
+	}
 	conn, err := grpc.NewClient("cohort:///nodes",
 		grpc.WithResolvers(nodes),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(protection),
 		grpc.WithDefaultServiceConfig(retryElections),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswerBytes)),
 	)
@@ -47,5 +50,9 @@ func (e *environment) connect() (*grpc.ClientConn, error) {
 
 // dial makes a client of the SDK, for what runs transactions or attaches.
 func (e *environment) dial() (*participant.Client, error) {
-	return participant.Dial(strings.Join(e.addrs, ","), participant.WithInsecure(), participant.WithPatience(e.timeout))
+	protection, err := e.transport.option()
+	if err != nil {
+		return nil, err
+	}
+	return participant.Dial(strings.Join(e.addrs, ","), protection, participant.WithPatience(e.timeout))
 }

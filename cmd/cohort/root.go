@@ -30,6 +30,8 @@ type environment struct {
 	addrs   []string
 	output  string
 	timeout time.Duration
+	// transport protects the connections to nodes.
+	transport transport
 
 	// running is set when flags and arguments were accepted: an error before
 	// that is the caller's usage, one after it is a failure.
@@ -82,6 +84,7 @@ Exit codes: 0 done, 1 it failed, was aborted or is unhealthy, 2 wrong usage.`,
 		"API address of a node, several with commas or repeated; the first that answers is used (COHORT_ADDR, "+defaultAddr+")")
 	flags.StringVarP(&env.output, "output", "o", formatTable, "table, json or yaml")
 	flags.DurationVar(&env.timeout, "timeout", defaultTimeout, "how long to wait for the answer")
+	env.transport.flags(flags)
 	root.AddCommand(
 		newDemo(env), newDev(env), newServe(env), newNode(env),
 		newApply(env), newGet(env), newStatus(env),
@@ -117,7 +120,7 @@ func (e *environment) acceptFlags() error {
 		}
 		e.addrs[i] = addr
 	}
-	return nil
+	return e.transport.check(e.addrs)
 }
 
 // requireSubcommand makes a command that only groups others refuse to run by
