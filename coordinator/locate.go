@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	pb "github.com/cohort-tx/cohort/api/cohort/v1"
 	"github.com/cohort-tx/cohort/groups"
@@ -68,12 +69,20 @@ func (s *Service) record(ctx context.Context, group string) (*groups.GroupRecord
 	if record, ok := s.config.Groups.Directory().Group(group); ok {
 		return record, nil
 	}
+	return s.newestRecord(ctx, group)
+}
+
+// newestRecord asks the directory. What a node has applied does not tell that a
+// group is not there: a node that has just started knows none.
+func (s *Service) newestRecord(ctx context.Context, group string) (*groups.GroupRecord, error) {
 	ctx, cancel := context.WithTimeout(ctx, directoryLookTimeout)
 	defer cancel()
-	if state, err := s.config.Directory.Read(ctx); err == nil {
-		if record, ok := state.Group(group); ok {
-			return record, nil
-		}
+	state, err := s.config.Directory.Read(ctx)
+	if err != nil {
+		return nil, failure(codes.Unavailable, reasonDirectory, []string{"group", group}, "node %q does not know group %q, and the directory does not answer (%v); try again later", s.config.Node, group, err)
+	}
+	if record, ok := state.Group(group); ok {
+		return record, nil
 	}
 	return nil, failure(codes.NotFound, reasonUnknownGroup, []string{"group", group}, "there is no group %q; declare it with `cohort apply -f FILE`", group)
 }
@@ -227,16 +236,33 @@ func (s *Service) AgentCoordinators() groups.Coordinators { return agentCoordina
 
 type agentCoordinators struct{ service *Service }
 
-func (a agentCoordinators) Participants(group string) ([]string, bool) {
-	record, ok := a.service.config.Groups.Directory().Group(group)
-	if !ok {
-		return nil, false
+// Participants looks at what this node has applied, and asks the directory when
+// that does not have the wanted one.
+func (a agentCoordinators) Participants(ctx context.Context, group, wanted string) ([]string, error) {
+	if record, ok := a.service.config.Groups.Directory().Group(group); ok {
+		if names, err := participantsOf(record); err == nil && slices.Contains(names, wanted) {
+			return names, nil
+		}
 	}
+	if checkName("group", group) != nil {
+		return nil, groups.ErrNoGroup // no directory needs to be asked
+	}
+	record, err := a.service.newestRecord(ctx, group)
+	if status.Code(err) == codes.NotFound {
+		return nil, groups.ErrNoGroup
+	}
+	if err != nil {
+		return nil, err
+	}
+	return participantsOf(record)
+}
+
+func participantsOf(record *groups.GroupRecord) ([]string, error) {
 	definition, err := record.Definition()
 	if err != nil {
-		return nil, false
+		return nil, err
 	}
-	return definition.ParticipantNames(), true
+	return definition.ParticipantNames(), nil
 }
 
 // Connect does not trust hints: it is called when the last session is lost.

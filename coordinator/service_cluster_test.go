@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -308,17 +309,34 @@ func TestPeerSession(t *testing.T) {
 	wantFailure(t, err, codes.Unavailable, reasonNotServing)
 }
 
+// Without it a node that has just started, or is cut off, would deny groups that
+// are there, and clients and instances would give up.
+func TestUnknownGroupWhileTheDirectoryIsSilent(t *testing.T) {
+	c := newTestCluster(t, 1, 1)
+	c.directory.silent.Store(true)
+	_, err := c.nodes[0].transactions().Begin(t.Context(), &pb.BeginRequest{Group: "nowhere"})
+	wantFailure(t, err, codes.Unavailable, reasonDirectory)
+	for _, test := range [][2]string{{"nowhere", "orders"}, {"checkout", "not-there"}} {
+		_, err := c.nodes[0].service.AgentCoordinators().Participants(t.Context(), test[0], test[1])
+		wantFailure(t, err, codes.Unavailable, reasonDirectory)
+	}
+}
+
 // Without it the agent of a node without a replica would find no coordinator.
 func TestAgentFindsTheCoordinator(t *testing.T) {
 	c := newTestCluster(t, 3, 2)
 	c.lead(1, &fakeTransactor{})
 	for _, n := range c.nodes {
 		find := n.service.AgentCoordinators()
-		if p, ok := find.Participants("checkout"); !ok || len(p) != 2 {
-			t.Fatalf("%s: participants %v, %v", n.name, p, ok)
+		for _, wanted := range []string{"orders", "not-there"} {
+			if p, err := find.Participants(t.Context(), "checkout", wanted); err != nil || len(p) != 2 {
+				t.Fatalf("%s: participants %v, %v", n.name, p, err)
+			}
 		}
-		if _, ok := find.Participants("nowhere"); ok {
-			t.Fatalf("%s knows a group that is not there", n.name)
+		for _, group := range []string{"nowhere", "no/name"} {
+			if p, err := find.Participants(t.Context(), group, "orders"); !errors.Is(err, groups.ErrNoGroup) {
+				t.Fatalf("%s knows a group that is not there: %v, %v", n.name, p, err)
+			}
 		}
 		conn, err := find.Connect(t.Context(), "checkout")
 		if err != nil {

@@ -215,6 +215,8 @@ type fakeDirectory struct {
 	t  *testing.T
 	mu sync.Mutex
 	d  *groups.Directory
+	// silent: it has no quorum.
+	silent atomic.Bool
 	// created is called after a group was created.
 	created func(*groups.GroupRecord)
 }
@@ -240,7 +242,12 @@ func (f *fakeDirectory) State() *groups.DirectoryState {
 	return f.d.State()
 }
 
-func (f *fakeDirectory) Read(context.Context) (*groups.DirectoryState, error) { return f.State(), nil }
+func (f *fakeDirectory) Read(context.Context) (*groups.DirectoryState, error) {
+	if f.silent.Load() {
+		return nil, groups.ErrDirectoryUnavailable
+	}
+	return f.State(), nil
+}
 
 func (f *fakeDirectory) CreateGroup(_ context.Context, d *groups.Definition, nodes []string) (*groups.GroupRecord, error) {
 	data, err := d.MarshalJSON()

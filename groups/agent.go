@@ -37,8 +37,11 @@ const (
 
 // Coordinators finds groups and the nodes that coordinate them.
 type Coordinators interface {
-	// Participants lists a group's participants; false when there is no such group.
-	Participants(group string) ([]string, bool)
+	// Participants lists a group's participants. A list without the wanted one is
+	// the newest that the cluster has agreed on, and ErrNoGroup says the same of the
+	// group: an instance is sent away for good by them. Any other error says that
+	// this cannot be told now.
+	Participants(ctx context.Context, group, wanted string) ([]string, error)
 	// Connect returns a connection to the node that runs the group's coordinator.
 	// It may wait for an election, as long as ctx lets it. The connection belongs
 	// to the callee.
@@ -153,7 +156,11 @@ func (a *Agent) Attach(stream pb.Participants_AttachServer) error {
 	if err != nil {
 		return err
 	}
-	if refused := a.check(hello); refused != nil {
+	refused, err := a.check(ctx, hello)
+	if err != nil {
+		return err
+	}
+	if refused != nil {
 		return stream.Send(&pb.NodeMessage{Message: &pb.NodeMessage_Refused{Refused: refused}})
 	}
 	in := newAgentInstance(hello, cancel)
@@ -216,23 +223,31 @@ func (a *Agent) awaitHello(ctx context.Context, incoming <-chan fromInstance) (*
 	}
 }
 
-// check refuses what no coordinator would accept, at once.
-func (a *Agent) check(hello *pb.Hello) *pb.Refused {
+// check refuses what no coordinator would accept, at once. Its error says that
+// this cannot be told now: the instance tries again, here or elsewhere.
+func (a *Agent) check(ctx context.Context, hello *pb.Hello) (*pb.Refused, error) {
 	nonce, err := hex.DecodeString(hello.GetInstance())
 	switch {
 	case err != nil || len(nonce) != instanceNonceBytes:
-		return refusal(pb.Refused_CODE_BAD_HELLO, "hello.instance must be %d random bytes in hexadecimal, made once a process", instanceNonceBytes)
+		return refusal(pb.Refused_CODE_BAD_HELLO, "hello.instance must be %d random bytes in hexadecimal, made once a process", instanceNonceBytes), nil
 	case len(hello.GetDescription()) > maxHelloDescription:
-		return refusal(pb.Refused_CODE_BAD_HELLO, "hello.description has %d bytes; at most %d are kept", len(hello.GetDescription()), maxHelloDescription)
+		return refusal(pb.Refused_CODE_BAD_HELLO, "hello.description has %d bytes; at most %d are kept", len(hello.GetDescription()), maxHelloDescription), nil
 	}
-	participants, ok := a.config.Coordinators.Participants(hello.GetGroup())
-	if !ok {
-		return refusal(pb.Refused_CODE_UNKNOWN_GROUP, "there is no group %q; declare it with `cohort apply`", hello.GetGroup())
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.ctx, cancel)()
+	participants, err := a.config.Coordinators.Participants(ctx, hello.GetGroup(), hello.GetParticipant())
+	switch {
+	case errors.Is(err, ErrNoGroup):
+		return refusal(pb.Refused_CODE_UNKNOWN_GROUP, "there is no group %q; declare it with `cohort apply`", hello.GetGroup()), nil
+	case a.ctx.Err() != nil:
+		return nil, errAgentClosing()
+	case err != nil:
+		return nil, status.Errorf(codes.Unavailable, "whether group %q has participant %q cannot be told now: %v", hello.GetGroup(), hello.GetParticipant(), err)
+	case !slices.Contains(participants, hello.GetParticipant()):
+		return refusal(pb.Refused_CODE_UNKNOWN_PARTICIPANT, "group %q has no participant %q; it has %q", hello.GetGroup(), hello.GetParticipant(), participants), nil
 	}
-	if !slices.Contains(participants, hello.GetParticipant()) {
-		return refusal(pb.Refused_CODE_UNKNOWN_PARTICIPANT, "group %q has no participant %q; it has %q", hello.GetGroup(), hello.GetParticipant(), participants)
-	}
-	return nil
+	return nil, nil
 }
 
 func refusal(code pb.Refused_Code, format string, args ...any) *pb.Refused {

@@ -167,8 +167,14 @@ type cluster struct {
 	current *coordinatorNode
 }
 
-func (c *cluster) Participants(group string) ([]string, bool) {
-	return []string{"orders", "ledger"}, group == "checkout"
+func (c *cluster) Participants(_ context.Context, group, _ string) ([]string, error) {
+	switch group {
+	case "checkout":
+		return []string{"orders", "ledger"}, nil
+	case "not-heard-of-yet":
+		return nil, errors.New("the directory does not answer")
+	}
+	return nil, ErrNoGroup
 }
 
 func (c *cluster) Connect(context.Context, string) (grpc.ClientConnInterface, error) {
@@ -450,6 +456,23 @@ func TestAgentEndsAnInstanceThatTalksNonsense(t *testing.T) {
 		if m := s.next(t).GetDetached(); m.GetInstance() != bad.hello.Instance {
 			t.Fatalf("the coordinator got %v", m)
 		}
+	}
+}
+
+// Without it an instance would be sent away for good by a node that has just
+// started and has not heard of its group yet.
+func TestAgentThatCannotTellRefusesNothing(t *testing.T) {
+	at := newAgentTest(t, nil)
+	stream, err := at.client.Attach(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := &pb.Hello{Group: "not-heard-of-yet", Participant: "orders", Instance: strings.Repeat("ab", 16)}
+	if err := stream.Send(&pb.InstanceMessage{Message: &pb.InstanceMessage_Hello{Hello: hello}}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := stream.Recv(); status.Code(err) != codes.Unavailable {
+		t.Fatalf("it answered %v, %v", m, err)
 	}
 }
 

@@ -8,6 +8,9 @@ import (
 	"github.com/cohort-tx/cohort/internal/strictyaml"
 )
 
+// ErrNoGroup: the cluster has agreed on groups, and this is none of them.
+var ErrNoGroup = errors.New("no such group")
+
 // FileError is one thing wrong with a group file: file, line, column, key, and
 // what would be right.
 type FileError = strictyaml.Fault
