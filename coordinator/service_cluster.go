@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -27,6 +28,9 @@ const (
 	actionChanged   = "changed"
 	actionUnchanged = "unchanged"
 )
+
+// directoryWait bounds what Status waits for the directory's quorum.
+const directoryWait = 2 * time.Second
 
 type clusterService struct {
 	pb.UnimplementedClusterServer
@@ -67,7 +71,7 @@ func (s *clusterService) Apply(ctx context.Context, req *pb.ApplyRequest) (*pb.A
 			}
 		}
 		if fault != nil {
-			faults = append(faults, *fault)
+			faults = append(faults, groups.Place(files, definitions[i].Group, *fault))
 			continue
 		}
 		plan = append(plan, p)
@@ -287,7 +291,16 @@ func (s *clusterService) Status(ctx context.Context, req *pb.StatusRequest) (*pb
 	if err := s.checkGroup(ctx, req.GetGroup()); err != nil {
 		return nil, err
 	}
-	return s.survey(ctx, req.GetGroup()).status(req.GetGroup() == ""), nil
+	out := s.survey(ctx, req.GetGroup()).status(req.GetGroup() == "")
+	// What was surveyed is what this node knew; whether that is the truth, a
+	// majority of the directory's nodes must say.
+	asking, cancel := context.WithTimeout(ctx, directoryWait)
+	defer cancel()
+	if _, err := s.config.Directory.Read(asking); err != nil {
+		out.Healthy = false
+		out.Reasons = append(out.Reasons, "the directory does not answer, so a majority of the cluster's first nodes is not connected to node "+s.config.Node+": start them; until then no group is created or changed")
+	}
+	return out, nil
 }
 
 // checkGroup refuses a name that is not empty and no group's.

@@ -302,7 +302,7 @@ func (d *Directory) registerNode(c *RegisterNode) DirectoryResult {
 	if known {
 		switch {
 		case old.DataID != c.DataID:
-			return refuse(RefusedForeignData, "node %s is registered with another data directory (%s, not %s): this one was initialised anew, and what the node had voted is lost; put the old directory back, or replace the node with `cohort node replace %s`", c.Name, old.DataID, c.DataID, c.Name)
+			return refuse(RefusedForeignData, "node %s is registered with another data directory (%s, not %s): this one was initialised anew, and what the node had voted is lost; put the old directory back", c.Name, old.DataID, c.DataID)
 		case c.ReplicaID != 0 && c.ReplicaID != old.ReplicaID:
 			return refuse(RefusedExists, "node %s is registered as replica %d of the directory, not %d; keep the order of `cluster` in the node's configuration as it was", c.Name, old.ReplicaID, c.ReplicaID)
 		case c.RaftAddress != old.RaftAddress:

@@ -99,7 +99,7 @@ func OpenDataDir(dir, name, cluster string) (*DataDir, error) {
 	err := readLocal(filepath.Join(dir, identityFile), "node", &d.id)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("%w: %s. If this node is new, run `cohort node init --config FILE` once. If it has run before, its data is gone and it must not vote again: put the directory back, or run `cohort node replace %s` on another node", ErrNoDataDir, dir, name)
+		return nil, fmt.Errorf("%w: %s. If this node is new, run `cohort node init --config FILE` once. If it has run before, its data is gone and it must not vote again: put the directory back", ErrNoDataDir, dir)
 	case err != nil:
 		return nil, err
 	case d.id.Node != name:
@@ -111,7 +111,7 @@ func OpenDataDir(dir, name, cluster string) (*DataDir, error) {
 	err = readLocal(filepath.Join(dir, replicasFile), "replicas", &record)
 	if errors.Is(err, os.ErrNotExist) {
 		// It was written before the identity, so somebody deleted it.
-		return nil, fmt.Errorf("%w: %s lacks %s; put it back from a copy, or run `cohort node replace %s` on another node", ErrCorrupt, dir, replicasFile, name)
+		return nil, fmt.Errorf("%w: %s lacks %s; put it back from a copy", ErrCorrupt, dir, replicasFile)
 	}
 	if err != nil {
 		return nil, err
@@ -249,7 +249,7 @@ func (d *DataDir) StartMode(shardID, replicaID uint64, marked, hasLog bool) (Sta
 	}
 	d.mu.Unlock()
 	amnesia := func(detail string) error {
-		return fmt.Errorf("%w: replica %d of shard %d: %s. Put the data directory back, or run `cohort node replace %s` on another node", ErrAmnesia, replicaID, shardID, detail, d.id.Node)
+		return fmt.Errorf("%w: replica %d of shard %d: %s. Put the data directory back: this node must not vote again without it", ErrAmnesia, replicaID, shardID, detail)
 	}
 	switch {
 	case at < 0 && marked:

@@ -64,7 +64,7 @@ func TestWipedDataDirIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := OpenDataDir(dir, "n1", "c")
-	if !errors.Is(err, ErrNoDataDir) || !strings.Contains(err.Error(), "cohort node init") || !strings.Contains(err.Error(), "cohort node replace n1") {
+	if !errors.Is(err, ErrNoDataDir) || !strings.Contains(err.Error(), "cohort node init") || !strings.Contains(err.Error(), "put the directory back") {
 		t.Errorf("wiped: %v", err)
 	}
 	if err := InitDataDir(dir, "n1", "c"); err != nil {

@@ -2,6 +2,7 @@ package groups
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/cohort-tx/cohort/internal/strictyaml"
 )
@@ -65,4 +66,31 @@ func parseDocument(document *strictyaml.Document) Definition {
 	document.Check(problems)
 	d.normalise()
 	return d
+}
+
+// Place gives a fault that was found in a valid definition, against the cluster
+// it is for, its place in the files that the definition came from.
+func Place(files []File, group string, fault FileError) FileError {
+	for _, f := range files {
+		documents, _ := strictyaml.Parse(f.Name, f.Data)
+		for _, document := range documents {
+			if parseDocument(document).Group != group {
+				continue
+			}
+			// What the file lacks is missed in the nearest thing above it.
+			at := fault.Key
+			for at != "" && !document.Has(at) {
+				at = at[:max(strings.LastIndexAny(at, ".["), 0)]
+			}
+			if at == "" {
+				at = "group"
+			}
+			document.Fault(at, fault.Message)
+			found := document.Faults()
+			placed := found[len(found)-1]
+			placed.Key = fault.Key
+			return placed
+		}
+	}
+	return fault
 }

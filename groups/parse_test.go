@@ -194,3 +194,23 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Without it what the cluster finds wrong with a valid file would not say where.
+func TestPlace(t *testing.T) {
+	files := []File{
+		{Name: "a.yaml", Data: []byte("group: a\nparticipants: [{name: x}]\n")},
+		{Name: "b.yaml", Data: []byte("group: other\nparticipants: [{name: x}]\n---\ngroup: b\nparticipants:\n  - name: x\nreplicas: [n1, n9]\n")},
+	}
+	for _, c := range []struct{ key, want string }{
+		{"replicas", "b.yaml:7:11: replicas: m"},
+		{"participants[gone]", "b.yaml:6:3: participants[gone]: m"},
+		{"checkpoint.min_copies", "b.yaml:4:8: checkpoint.min_copies: m"},
+	} {
+		if got := Place(files, "b", FileError{Key: c.key, Message: "m"}); got.Error() != c.want {
+			t.Errorf("%s: %s, want %s", c.key, got, c.want)
+		}
+	}
+	if got := Place(files, "c", FileError{Key: "replicas", Message: "m"}); got.Line != 0 {
+		t.Errorf("a group in no file: %v", got)
+	}
+}
