@@ -94,6 +94,24 @@ func TestEarlyConflict(t *testing.T) {
 	}
 }
 
+// An attempt that a newer coordinator committed, unknown to this one, does not
+// conflict with its own changes.
+func TestEarlyLookKnowsOwnCommit(t *testing.T) {
+	c := newTestCoordinator(t, nil)
+	o, err := c.Begin(ctx, BeginRequest{ID: "t1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := CommitRequest{Attempt: o.Attempt, Reads: []command.Read{{Participant: "inventory", Key: "a"}}, Ops: []command.Op{put("inventory", "a", "1")}}
+	c.log.apply(&command.Batch{Epoch: 9, Commands: []command.Command{
+		&command.RaiseEpoch{Node: "n2"},
+		&command.Decide{Attempt: command.Attempt{ID: "t1", Begun: o.Attempt.Begun}, Reads: req.Reads, Ops: req.Ops},
+	}})
+	if r, err := c.Commit(ctx, req); err != nil || r.Position != 1 {
+		t.Fatal(r, err)
+	}
+}
+
 // Bad input is refused at the edge, and says what would be right.
 func TestInvalidRequests(t *testing.T) {
 	c := newTestCoordinator(t, nil)

@@ -12,6 +12,8 @@ import (
 type work struct {
 	command command.Command
 	size    machine.Size
+	// bytes are about what it takes in the entry.
+	bytes uint64
 	// alone: in an entry of its own.
 	alone       bool
 	attempt     *attempt
@@ -65,8 +67,12 @@ func (c *Core) letBehind(id string) {
 
 func (c *Core) enqueue(w *work) {
 	w.size = machine.CommandSize(w.command)
+	w.bytes = w.size.Bytes
+	if w.attempt != nil {
+		w.bytes = uint64(w.attempt.bytes) // without the room kept for its outcome
+	}
 	c.queue = append(c.queue, w)
-	c.queueBytes += w.size.Bytes
+	c.queueBytes += w.bytes
 }
 
 // requeue puts a proposed attempt back: its entry is certainly decided, or not in
@@ -106,21 +112,23 @@ func (c *Core) takeBatch() []*work {
 	bound := machine.EntryBound(c.config.Limits)
 	size := machine.EntryOverhead()
 	var works []*work
+	var bytes uint64
 	taken := 0
 	for _, w := range c.queue {
 		if !w.wanted() {
 			c.unwanted--
-			c.queueBytes -= w.size.Bytes
+			c.queueBytes -= w.bytes
 			taken++
 			continue
 		}
 		next := size.Add(w.size)
-		if len(works) > 0 && (w.alone || works[0].alone || len(works) >= MaxEntryCommands || next.Bytes > MaxEntryBytes || !next.Within(bound)) {
+		if len(works) > 0 && (w.alone || works[0].alone || len(works) >= MaxEntryCommands || bytes+w.bytes > MaxEntryBytes || !next.Within(bound)) {
 			break
 		}
 		size = next
+		bytes += w.bytes
 		works = append(works, w)
-		c.queueBytes -= w.size.Bytes
+		c.queueBytes -= w.bytes
 		taken++
 	}
 	clear(c.queue[:taken])
@@ -140,7 +148,7 @@ func (c *Core) abandon() {
 	}
 	c.queue = slices.DeleteFunc(c.queue, func(w *work) bool {
 		if !w.wanted() {
-			c.queueBytes -= w.size.Bytes
+			c.queueBytes -= w.bytes
 			return true
 		}
 		return false
@@ -234,7 +242,7 @@ func (c *Core) notProposed(e *NotProposed) {
 			a.state = StateQueued
 		}
 		c.queue = append(c.queue, w)
-		c.queueBytes += w.size.Bytes
+		c.queueBytes += w.bytes
 	}
 	c.queue = append(c.queue, back...)
 	if !e.TooLarge {

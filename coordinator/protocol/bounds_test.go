@@ -70,7 +70,7 @@ func TestEntriesAreBounded(t *testing.T) {
 		t.Errorf("%d entries in flight", len(b.entries))
 	}
 	for _, e := range b.entries {
-		if len(e.Commands) > MaxEntryCommands {
+		if len(e.Commands) != MaxEntryCommands {
 			t.Errorf("%d commands in an entry", len(e.Commands))
 		}
 	}

@@ -1,0 +1,44 @@
+// Package protocol is the coordinator of a consistency group as a pure core: Step
+// takes an event and gives effects. It has no clock, no goroutine, no I/O and no
+// randomness, so that every order of events can be tried.
+//
+// It makes transactions fast and their answers orderly. It does not make them
+// safe: the state machine of the log checks everything again, and the core may be
+// lost at any instant.
+//
+// # An attempt
+//
+//	Begin ─▶ opening ─▶ open ─┐
+//	                          ├─Commit─▶ (waiting) ─▶ (preparing) ─▶ queued ⇄ proposed ─▶ ended
+//	one-shot, or unknown here ┘
+//
+// opening waits for a linearizable snapshot; open runs steps, one at a time;
+// waiting is at the checkpoint gate; preparing has votes out; queued has a complete
+// Decide, which is proposed with others in one entry.
+//
+// From proposed only the log ends an attempt. So it is for one that an earlier
+// coordinator may have proposed, from the start. Everything else may end an attempt
+// at once: a bound, a no, a timeout, its caller.
+//
+// # Proposals
+//
+// An entry ends in one of three ways. Applied: the results are the answers. Not
+// proposed: it is certainly not in the log, its commands are queued again, after a
+// pause. Doubtful: it may be in the log; it is proposed again as it was until it is
+// applied, which is the same as once, for the log answers a decided id with its
+// decision.
+//
+// # A participant
+//
+// Activation epochs are the log's; the core asks for one with an Activate and goes
+// by the answer. Calls belong to an attachment of an instance and end with it, so
+// that an answer counts only from who was asked, when it was asked.
+//
+// # Rules and where they are shown
+//
+// testdata holds a script per rule: a_life_of_an_attempt, admission, steps,
+// prepare, abort, timeouts, batching, joining, gate, activation, recovering, and in
+// crash_points what each instant of a coordinator's end leaves. The random test
+// holds the core against the real state machine under lost, repeated, late and
+// reordered messages.
+package protocol
