@@ -221,6 +221,9 @@ func (at *attachment) runHandler(ctx context.Context, s *cohortv1.Step) *cohortv
 	tx := newStepTx(ctx, at.client.Group(at.app.group), at.app.participant, s)
 	out, panicked, err := at.safely(ctx, h, tx, Payload{Data: s.Payload, ContentType: s.ContentType})
 	tx.end()
+	if err == nil {
+		err = tx.buffer.doomed
+	}
 	var bad *badPayload
 	switch {
 	case panicked != "":
@@ -229,9 +232,8 @@ func (at *attachment) runHandler(ctx context.Context, s *cohortv1.Step) *cohortv
 		return at.failure(cohortv1.StepFailure_CODE_BAD_PAYLOAD, bad.Error())
 	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return at.failure(cohortv1.StepFailure_CODE_TIMEOUT, err.Error())
-	case err == nil && tx.buffer.doomed != nil:
-		err = tx.buffer.doomed
-		fallthrough
+	case errors.Is(err, ErrTooLarge):
+		return at.failure(cohortv1.StepFailure_CODE_TOO_LARGE, err.Error())
 	case err != nil:
 		return at.failure(cohortv1.StepFailure_CODE_HANDLER, err.Error())
 	}

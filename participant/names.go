@@ -13,6 +13,10 @@ const (
 	maxKeyBytes    = 1024
 	maxIDBytes     = 256
 	maxMethodBytes = 128
+	// maxValueBytes and maxOps are the most that a group may allow a transaction;
+	// limits.value_bytes and limits.transaction_keys are mostly less.
+	maxValueBytes = 16 << 20
+	maxOps        = 100_000
 )
 
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
@@ -30,6 +34,17 @@ func checkKey(key string) error {
 		return fmt.Errorf("%w: empty key: want 1 to %d bytes", ErrInvalid, maxKeyBytes)
 	case len(key) > maxKeyBytes:
 		return fmt.Errorf("%w: key of %d bytes: want at most %d", ErrInvalid, len(key), maxKeyBytes)
+	}
+	return nil
+}
+
+// checkSize is asked before a change is staged beside others.
+func checkSize(staged, valueBytes int) error {
+	switch {
+	case valueBytes > maxValueBytes:
+		return fmt.Errorf("%w: value of %d bytes: no group takes more than %d", ErrTooLarge, valueBytes, maxValueBytes)
+	case staged >= maxOps:
+		return fmt.Errorf("%w: %d changes are staged: no group takes more", ErrTooLarge, staged)
 	}
 	return nil
 }

@@ -83,6 +83,9 @@ func (s Store) stage(key string, op *cohortv1.Op) error {
 	if err := s.buffer.remote.usable(); err != nil {
 		return err
 	}
+	if err := checkSize(len(s.buffer.ops), len(op.GetPut().GetValue())); err != nil {
+		return s.buffer.doom(fmt.Errorf("%s/%s: %w", s.participant, printable(key), err))
+	}
 	op.Participant, op.Key = s.participant, []byte(key)
 	s.buffer.stage(op)
 	return nil
