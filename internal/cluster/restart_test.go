@@ -135,8 +135,8 @@ func startLoad(t *testing.T, b *bench) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{bench: b, cancel: cancel, receipts: map[string]participant.Receipt{}, tried: map[string]bool{}, hanging: make(chan struct{}, 1)}
 	release := make(chan struct{})
-	l.killStock = b.serveKillable(t, stock(l.hanging, release))
-	b.serve(t, stock(nil, release), participant.Standby)
+	l.killStock = b.serveKillable(t, stock("work", l.hanging, release))
+	b.serve(t, stock("work", nil, release), participant.Standby)
 	t.Cleanup(func() { close(release) })
 	for worker := range workers {
 		l.running.Go(func() {
