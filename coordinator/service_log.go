@@ -3,6 +3,8 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"math"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -19,6 +21,9 @@ const (
 	followBytes   = 1 << 20
 	// maxFollowParticipants is the largest number that a group has.
 	maxFollowParticipants = 256
+	// logEndWait bounds asking the group's leader where the log ends: longer than
+	// an election.
+	logEndWait = 5 * time.Second
 )
 
 type logService struct {
@@ -92,6 +97,12 @@ func (s *logService) followHere(req *pb.FollowRequest, stream grpc.ServerStreami
 	if req.GetIncarnation() != 0 && req.GetIncarnation() != state.Incarnation {
 		return otherIncarnation(group, req.GetIncarnation(), state.Incarnation)
 	}
+	end := uint64(math.MaxUint64)
+	if req.GetNoWait() {
+		if end, err = logEnd(stream.Context(), replica, req.GetStale()); err != nil {
+			return statusOf(group, err)
+		}
+	}
 	next := max(req.GetFrom(), 1)
 	follower, err := replica.Follow(next)
 	if err != nil {
@@ -99,11 +110,10 @@ func (s *logService) followHere(req *pb.FollowRequest, stream grpc.ServerStreami
 	}
 	incarnation := state.Incarnation
 	for ctx := stream.Context(); ; {
-		state = replica.Status()
-		if req.GetNoWait() && next > state.Position {
+		if next > end {
 			if next == max(req.GetFrom(), 1) {
 				// Nothing to show: the end is an answer too.
-				return stream.Send(&pb.FollowResponse{Incarnation: incarnation, End: state.Position})
+				return stream.Send(&pb.FollowResponse{Incarnation: incarnation, End: end})
 			}
 			return nil
 		}
@@ -119,6 +129,9 @@ func (s *logService) followHere(req *pb.FollowRequest, stream grpc.ServerStreami
 		if state.Incarnation != incarnation {
 			return otherIncarnation(group, incarnation, state.Incarnation)
 		}
+		if last := next + uint64(len(entries)) - 1; last > end {
+			entries = entries[:uint64(len(entries))-(last-end)]
+		}
 		m := &pb.FollowResponse{Incarnation: incarnation, Entries: make([]*pb.LogEntry, len(entries))}
 		for i := range entries {
 			m.Entries[i] = entryToWire(&entries[i], wanted)
@@ -129,6 +142,19 @@ func (s *logService) followHere(req *pb.FollowRequest, stream grpc.ServerStreami
 			return err
 		}
 	}
+}
+
+// logEnd is the last position acknowledged before the call; of a stale one, what
+// the replica has applied.
+func logEnd(ctx context.Context, replica LocalReplica, stale bool) (uint64, error) {
+	if !stale {
+		ctx, cancel := context.WithTimeout(ctx, logEndWait)
+		defer cancel()
+		if _, err := replica.ReadIndex(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return replica.Status().Position, nil
 }
 
 // wantedParticipants refuses names that the group does not have; a misspelt one

@@ -7,8 +7,10 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	pb "github.com/cohort-tx/cohort/api/cohort/v1"
+	"github.com/cohort-tx/cohort/txlog"
 	"github.com/cohort-tx/cohort/txlog/command"
 )
 
@@ -92,6 +94,23 @@ func TestFollowWithoutWaiting(t *testing.T) {
 		if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
 			t.Fatalf("%s: %v", n.name, err)
 		}
+	}
+}
+
+// Without it a replica that is behind would pass its own end off as the log's.
+func TestFollowEndsWhereTheLogDoes(t *testing.T) {
+	c := newTestCluster(t, 1, 1)
+	replica := c.lead(0, &fakeTransactor{})[0]
+	replica.append(someEntry("x"))
+	replica.mu.Lock()
+	replica.readIndex = func(context.Context) (uint64, error) { return 0, txlog.ErrNotReady }
+	replica.mu.Unlock()
+	if m, err := follow(t, c.nodes[0], &pb.FollowRequest{NoWait: true}).Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("without a leader: %v, %v", m, err)
+	}
+	m, err := follow(t, c.nodes[0], &pb.FollowRequest{NoWait: true, Stale: true}).Recv()
+	if err != nil || len(m.GetEntries()) != 1 {
+		t.Errorf("stale: %v, %v", m, err)
 	}
 }
 

@@ -136,7 +136,7 @@ func (e *environment) readLog(ctx context.Context, flags logFlags, follow bool) 
 		switch {
 		case status.Code(err) == codes.Unavailable:
 			fmt.Fprintf(e.stderr, "cohort: the group does not confirm where its log ends (%s); this is what one node has applied\n", status.Convert(err).Message())
-			request.NoWait = true
+			request.NoWait, request.Stale = true, true
 		case err != nil:
 			return err
 		case last < max(flags.from, 1):

@@ -2969,7 +2969,10 @@ type FollowRequest struct {
 	// changes, so that positions stay dense. Empty means all.
 	Participants []string `protobuf:"bytes,4,rep,name=participants,proto3" json:"participants,omitempty"`
 	// Refuse when the group's incarnation is another; 0 means any.
-	Incarnation   uint64 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// With no_wait: end at what the answering node has applied, without asking the
+	// group's leader where the log ends.
+	Stale         bool `protobuf:"varint,6,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3037,6 +3040,13 @@ func (x *FollowRequest) GetIncarnation() uint64 {
 		return x.Incarnation
 	}
 	return 0
+}
+
+func (x *FollowRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
 }
 
 type FollowResponse struct {
@@ -3470,13 +3480,14 @@ const file_cohort_v1_transactions_proto_rawDesc = "" +
 	"\fparticipants\x18\a \x03(\tR\fparticipants\x12\x1f\n" +
 	"\vage_seconds\x18\b \x01(\x01R\n" +
 	"ageSeconds\x12.\n" +
-	"\x04time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x98\x01\n" +
+	"\x04time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xae\x01\n" +
 	"\rFollowRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x17\n" +
 	"\ano_wait\x18\x03 \x01(\bR\x06noWait\x12\"\n" +
 	"\fparticipants\x18\x04 \x03(\tR\fparticipants\x12 \n" +
-	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\"s\n" +
+	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\x12\x14\n" +
+	"\x05stale\x18\x06 \x01(\bR\x05stale\"s\n" +
 	"\x0eFollowResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12-\n" +
 	"\aentries\x18\x02 \x03(\v2\x13.cohort.v1.LogEntryR\aentries\x12\x10\n" +
