@@ -44,6 +44,7 @@ func TestLosses(t *testing.T) {
 		{"instance killed", instanceKilled},
 		{"leader killed", leaderKilled},
 		{"leader stopped", leaderStopped},
+		{"majority killed", majorityKilled},
 		{"cluster stopped", clusterStopped},
 		{"cluster killed", clusterKilled},
 	} {
@@ -94,6 +95,36 @@ func leaderStopped(t *testing.T, l *load) {
 	}
 	l.more(t)
 	l.bench.start(t, name)
+}
+
+// Without it a node alone would acknowledge what the others never hear of, or
+// deny what it cannot know.
+func majorityKilled(t *testing.T, l *load) {
+	names := l.bench.names()
+	want(t, nil, l.bench.cluster.Kill(names[0]))
+	want(t, nil, l.bench.cluster.Kill(names[1]))
+	// What was decided before may still be answered; then there is silence.
+	time.Sleep(lease)
+	acknowledged := l.count.Load()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	const id = "load/alone"
+	l.try(id)
+	_, err := l.bench.group("work").Run(ctx, l.work(id), participant.ID(id))
+	var unknown *participant.IndeterminateError
+	if !errors.As(err, &unknown) && !errors.Is(err, participant.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a transaction without a quorum: got %v, want that it is not known or not available", err)
+	}
+	if err := l.bench.group("work").View(t.Context(), func(tx *participant.ReadTx) error {
+		_, err := tx.Store("ledger").Get("total", nil)
+		return err
+	}, participant.Stale()); err != nil {
+		t.Errorf("a stale read without a quorum: %v", err)
+	}
+	if n := l.count.Load(); n != acknowledged {
+		t.Errorf("%d transactions were acknowledged without a quorum", n-acknowledged)
+	}
+	l.bench.start(t, names[0], names[1])
 }
 
 // Without it an acknowledgement would hold only as long as somebody runs.
@@ -150,21 +181,29 @@ func startLoad(t *testing.T, b *bench) *load {
 	return l
 }
 
+func (l *load) try(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tried[id] = true
+}
+
+func (l *load) work(id string) func(*participant.Tx) error {
+	return func(tx *participant.Tx) error {
+		if err := tx.Call("stock", "reserve", nil, nil); err != nil {
+			return err
+		}
+		if err := tx.Store("ledger").Put("done/"+id, "x"); err != nil {
+			return err
+		}
+		return tx.Store("ledger").Add("total", 1)
+	}
+}
+
 // one runs a transaction until its outcome is known or the load ends.
 func (l *load) one(ctx context.Context, id string) {
-	l.mu.Lock()
-	l.tried[id] = true
-	l.mu.Unlock()
+	l.try(id)
 	for ctx.Err() == nil {
-		r, err := l.bench.group("work").Run(ctx, func(tx *participant.Tx) error {
-			if err := tx.Call("stock", "reserve", nil, nil); err != nil {
-				return err
-			}
-			if err := tx.Store("ledger").Put("done/"+id, "x"); err != nil {
-				return err
-			}
-			return tx.Store("ledger").Add("total", 1)
-		}, participant.ID(id))
+		r, err := l.bench.group("work").Run(ctx, l.work(id), participant.ID(id))
 		var unknown *participant.IndeterminateError
 		switch {
 		case err == nil:
