@@ -26,6 +26,8 @@ type LocalGroup struct {
 	Coordinator Transactor
 	// Replica is nil where the node has none.
 	Replica LocalReplica
+	// Err is why a replica that should run here does not; nil while it starts.
+	Err error
 	// Leader is the node that leads as far as the replica knows; empty when it
 	// knows none.
 	Leader string

@@ -189,7 +189,10 @@ func (s *Service) probeReplica(ctx context.Context, record *groups.GroupRecord) 
 	out := &pb.ReplicaProbe{Group: record.Name}
 	local := s.config.Groups.Group(record.Name)
 	if local.Replica == nil {
-		out.Error = "the replica is not running here"
+		out.Error = "the replica is starting"
+		if local.Err != nil {
+			out.Error = "the replica does not run: " + local.Err.Error()
+		}
 		return out
 	}
 	state := local.Replica.Status()

@@ -21,8 +21,11 @@ func (l *local) Directory() *groups.DirectoryState { return l.directory.State() 
 // Group is what runs of a group here.
 func (l *local) Group(name string) coordinator.LocalGroup {
 	hosted := l.manager.group(name)
-	if hosted == nil || hosted.replica == nil {
+	if hosted == nil {
 		return coordinator.LocalGroup{}
+	}
+	if hosted.replica == nil {
+		return coordinator.LocalGroup{Err: hosted.err}
 	}
 	return coordinator.LocalGroup{
 		Coordinator: coordinator.TransactorOf(hosted.coordinator),
