@@ -180,12 +180,14 @@ func (tx *Tx) commit(ctx context.Context, req *cohortv1.CommitRequest) (Receipt,
 				return receipt(r.Receipt), nil
 			case *cohortv1.CommitResponse_Abort:
 				abort := abortFromWire(r.Abort)
-				if req.Attempt.Begun != 0 || sent.count.Load() < 2 {
+				if sent.count.Load() < 2 {
 					return Receipt{}, abort
 				}
-				// Each sending of a blind write is an attempt of its own, so this
-				// abort says nothing of the one whose answer was lost.
-				if out, err := tx.group.Outcome(ctx, tx.id, Settle()); err != nil {
+				// An abort that a coordinator answers without the log is true of the
+				// request it got. One sent earlier may still be on its way to the next
+				// coordinator, and each sending of a blind write is an attempt of its
+				// own: only the log can say that none of them commits.
+				if out, err := tx.group.Outcome(ctx, tx.id, Begun(req.Attempt.Begun), Settle()); err != nil {
 					unknown.cause = err
 				} else if out.State == Committed {
 					return out.Receipt, nil
