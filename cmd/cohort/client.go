@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
+	pb "github.com/cohort-tx/cohort/api/cohort/v1"
 	"github.com/cohort-tx/cohort/participant"
 )
 
@@ -46,6 +49,18 @@ func (e *environment) connect() (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("connect to %v: %w", e.addrs, err)
 	}
 	return conn, nil
+}
+
+// askCluster asks one question of the operator's API, within --timeout.
+func askCluster[Req, Resp any](e *environment, cmd *cobra.Command, ask func(pb.ClusterClient, context.Context, *Req, ...grpc.CallOption) (*Resp, error), question *Req) (*Resp, error) {
+	conn, err := e.connect()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	ctx, cancel := e.request(cmd)
+	defer cancel()
+	return ask(pb.NewClusterClient(conn), ctx, question)
 }
 
 // dial makes a client of the SDK, for what runs transactions or attaches.

@@ -41,14 +41,7 @@ func newGetGroups(env *environment) *cobra.Command {
 		Short: "Groups, with their whole definition in JSON and YAML",
 		Args:  optionalArg("group name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			conn, err := env.connect()
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			ctx, cancel := env.request(cmd)
-			defer cancel()
-			answer, err := pb.NewClusterClient(conn).ListGroups(ctx, &pb.ListGroupsRequest{Name: firstOf(args)})
+			answer, err := askCluster(env, cmd, pb.ClusterClient.ListGroups, &pb.ListGroupsRequest{Name: firstOf(args)})
 			if err != nil {
 				return err
 			}

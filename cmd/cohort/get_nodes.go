@@ -33,14 +33,7 @@ func newGetNodes(env *environment) *cobra.Command {
 		Short: "Nodes, where they are and what they hold",
 		Args:  optionalArg("node name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			conn, err := env.connect()
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			ctx, cancel := env.request(cmd)
-			defer cancel()
-			answer, err := pb.NewClusterClient(conn).ListNodes(ctx, &pb.ListNodesRequest{})
+			answer, err := askCluster(env, cmd, pb.ClusterClient.ListNodes, &pb.ListNodesRequest{})
 			if err != nil {
 				return err
 			}

@@ -54,14 +54,7 @@ func newGetParticipants(env *environment) *cobra.Command {
 		Args:  optionalArg("GROUP or GROUP/PARTICIPANT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			group, name, _ := strings.Cut(firstOf(args), "/")
-			conn, err := env.connect()
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			ctx, cancel := env.request(cmd)
-			defer cancel()
-			answer, err := pb.NewClusterClient(conn).ListParticipants(ctx, &pb.ListParticipantsRequest{Group: group})
+			answer, err := askCluster(env, cmd, pb.ClusterClient.ListParticipants, &pb.ListParticipantsRequest{Group: group})
 			if err != nil {
 				return err
 			}

@@ -79,14 +79,7 @@ func newStatus(env *environment) *cobra.Command {
 		Short: "What an operator needs at 3 a.m.; exit code 1 when something is unhealthy",
 		Args:  optionalArg("group name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			conn, err := env.connect()
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			ctx, cancel := env.request(cmd)
-			defer cancel()
-			answer, err := pb.NewClusterClient(conn).Status(ctx, &pb.StatusRequest{Group: firstOf(args)})
+			answer, err := askCluster(env, cmd, pb.ClusterClient.Status, &pb.StatusRequest{Group: firstOf(args)})
 			if err != nil {
 				return err
 			}
