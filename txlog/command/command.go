@@ -184,6 +184,8 @@ const (
 	ReasonTooLarge           Reason = 12
 	ReasonUnknownParticipant Reason = 13
 	ReasonSnapshotTooOld     Reason = 14
+	// ReasonDiskFull: the group's disk bound or a node's reserve is reached.
+	ReasonDiskFull Reason = 15
 	// The rest refuse commands and have no outcome.
 
 	// ReasonStaleEpoch refuses a command of a deposed coordinator: no outcome.
@@ -197,6 +199,13 @@ const (
 	ReasonMalformed Reason = 103
 	// ReasonUnconfigured refuses transactions before the first Configure.
 	ReasonUnconfigured Reason = 104
+	// ReasonSealed refuses transactions of an incarnation that has ended, or is
+	// about to.
+	ReasonSealed Reason = 105
+	// ReasonUnsupported refuses commands above the group's feature level.
+	ReasonUnsupported Reason = 106
+	// ReasonNeeded refuses to drop what is still needed.
+	ReasonNeeded Reason = 107
 )
 
 // Status says what became of a command. Its numbers are in results only, which
@@ -240,6 +249,8 @@ type Result struct {
 	Epoch uint64
 	// Remaining tells whether MoveHorizon or Purge left something to do.
 	Remaining bool
+	// Number of the checkpoint that a Checkpoint or AbandonCheckpoint recorded.
+	Number uint64
 }
 
 // Change is a write as it was applied: an add carries its result.
@@ -259,5 +270,11 @@ type Entry struct {
 	Begun        uint64
 	Index        uint64 // Raft index of the entry that carried the decision
 	TimeUnixNano int64
-	Changes      []Change
+	// RequestDigest guards the id against reuse. Nil below feature level 2.
+	RequestDigest []byte
+	// Dropped are the participants, with their data, that the group lost between
+	// the entry before and this one, so that the log alone leads to the state at
+	// any position. Nil below feature level 2.
+	Dropped []string
+	Changes []Change
 }

@@ -1207,8 +1207,16 @@ type GroupStatus struct {
 	Outcomes         uint64                 `protobuf:"varint,14,opt,name=outcomes,proto3" json:"outcomes,omitempty"`
 	Horizon          uint64                 `protobuf:"varint,15,opt,name=horizon,proto3" json:"horizon,omitempty"`
 	Version          uint64                 `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The newest complete checkpoint; 0 when there is none.
+	Checkpoint           uint64                 `protobuf:"varint,17,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	CheckpointPosition   uint64                 `protobuf:"varint,18,opt,name=checkpoint_position,json=checkpointPosition,proto3" json:"checkpoint_position,omitempty"`
+	CheckpointTime       *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=checkpoint_time,json=checkpointTime,proto3" json:"checkpoint_time,omitempty"`
+	CheckpointAgeSeconds float64                `protobuf:"fixed64,20,opt,name=checkpoint_age_seconds,json=checkpointAgeSeconds,proto3" json:"checkpoint_age_seconds,omitempty"`
+	CheckpointBytes      uint64                 `protobuf:"varint,21,opt,name=checkpoint_bytes,json=checkpointBytes,proto3" json:"checkpoint_bytes,omitempty"`
+	// The group can be restored to any position from this one on.
+	RestorableFrom uint64 `protobuf:"varint,22,opt,name=restorable_from,json=restorableFrom,proto3" json:"restorable_from,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GroupStatus) Reset() {
@@ -1349,6 +1357,48 @@ func (x *GroupStatus) GetHorizon() uint64 {
 func (x *GroupStatus) GetVersion() uint64 {
 	if x != nil {
 		return x.Version
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetCheckpointPosition() uint64 {
+	if x != nil {
+		return x.CheckpointPosition
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetCheckpointTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CheckpointTime
+	}
+	return nil
+}
+
+func (x *GroupStatus) GetCheckpointAgeSeconds() float64 {
+	if x != nil {
+		return x.CheckpointAgeSeconds
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetCheckpointBytes() uint64 {
+	if x != nil {
+		return x.CheckpointBytes
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetRestorableFrom() uint64 {
+	if x != nil {
+		return x.RestorableFrom
 	}
 	return 0
 }
@@ -1661,7 +1711,7 @@ const file_cohort_v1_cluster_proto_rawDesc = "" +
 	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12.\n" +
 	"\x06groups\x18\x02 \x03(\v2\x16.cohort.v1.GroupStatusR\x06groups\x12)\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x13.cohort.v1.NodeInfoR\x05nodes\x12\x18\n" +
-	"\areasons\x18\x04 \x03(\tR\areasons\"\xd6\x04\n" +
+	"\areasons\x18\x04 \x03(\tR\areasons\"\xf6\x06\n" +
 	"\vGroupStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\ahealthy\x18\x02 \x01(\bR\ahealthy\x12\x18\n" +
@@ -1680,7 +1730,15 @@ const file_cohort_v1_cluster_proto_rawDesc = "" +
 	"\x0efirst_position\x18\r \x01(\x04R\rfirstPosition\x12\x1a\n" +
 	"\boutcomes\x18\x0e \x01(\x04R\boutcomes\x12\x18\n" +
 	"\ahorizon\x18\x0f \x01(\x04R\ahorizon\x12\x18\n" +
-	"\aversion\x18\x10 \x01(\x04R\aversion\"\xa2\x01\n" +
+	"\aversion\x18\x10 \x01(\x04R\aversion\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x11 \x01(\x04R\n" +
+	"checkpoint\x12/\n" +
+	"\x13checkpoint_position\x18\x12 \x01(\x04R\x12checkpointPosition\x12C\n" +
+	"\x0fcheckpoint_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\x0echeckpointTime\x124\n" +
+	"\x16checkpoint_age_seconds\x18\x14 \x01(\x01R\x14checkpointAgeSeconds\x12)\n" +
+	"\x10checkpoint_bytes\x18\x15 \x01(\x04R\x0fcheckpointBytes\x12'\n" +
+	"\x0frestorable_from\x18\x16 \x01(\x04R\x0erestorableFrom\"\xa2\x01\n" +
 	"\rReplicaStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1a\n" +
@@ -1759,23 +1817,24 @@ var file_cohort_v1_cluster_proto_depIdxs = []int32{
 	19, // 10: cohort.v1.GroupStatus.replicas:type_name -> cohort.v1.ReplicaStatus
 	14, // 11: cohort.v1.GroupStatus.participants:type_name -> cohort.v1.ParticipantInfo
 	22, // 12: cohort.v1.GroupStatus.last_commit:type_name -> google.protobuf.Timestamp
-	1,  // 13: cohort.v1.Cluster.Apply:input_type -> cohort.v1.ApplyRequest
-	6,  // 14: cohort.v1.Cluster.ListNodes:input_type -> cohort.v1.ListNodesRequest
-	9,  // 15: cohort.v1.Cluster.ListGroups:input_type -> cohort.v1.ListGroupsRequest
-	12, // 16: cohort.v1.Cluster.ListParticipants:input_type -> cohort.v1.ListParticipantsRequest
-	16, // 17: cohort.v1.Cluster.Status:input_type -> cohort.v1.StatusRequest
-	20, // 18: cohort.v1.Cluster.Digest:input_type -> cohort.v1.DigestRequest
-	2,  // 19: cohort.v1.Cluster.Apply:output_type -> cohort.v1.ApplyResponse
-	7,  // 20: cohort.v1.Cluster.ListNodes:output_type -> cohort.v1.ListNodesResponse
-	10, // 21: cohort.v1.Cluster.ListGroups:output_type -> cohort.v1.ListGroupsResponse
-	13, // 22: cohort.v1.Cluster.ListParticipants:output_type -> cohort.v1.ListParticipantsResponse
-	17, // 23: cohort.v1.Cluster.Status:output_type -> cohort.v1.StatusResponse
-	21, // 24: cohort.v1.Cluster.Digest:output_type -> cohort.v1.DigestResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	22, // 13: cohort.v1.GroupStatus.checkpoint_time:type_name -> google.protobuf.Timestamp
+	1,  // 14: cohort.v1.Cluster.Apply:input_type -> cohort.v1.ApplyRequest
+	6,  // 15: cohort.v1.Cluster.ListNodes:input_type -> cohort.v1.ListNodesRequest
+	9,  // 16: cohort.v1.Cluster.ListGroups:input_type -> cohort.v1.ListGroupsRequest
+	12, // 17: cohort.v1.Cluster.ListParticipants:input_type -> cohort.v1.ListParticipantsRequest
+	16, // 18: cohort.v1.Cluster.Status:input_type -> cohort.v1.StatusRequest
+	20, // 19: cohort.v1.Cluster.Digest:input_type -> cohort.v1.DigestRequest
+	2,  // 20: cohort.v1.Cluster.Apply:output_type -> cohort.v1.ApplyResponse
+	7,  // 21: cohort.v1.Cluster.ListNodes:output_type -> cohort.v1.ListNodesResponse
+	10, // 22: cohort.v1.Cluster.ListGroups:output_type -> cohort.v1.ListGroupsResponse
+	13, // 23: cohort.v1.Cluster.ListParticipants:output_type -> cohort.v1.ListParticipantsResponse
+	17, // 24: cohort.v1.Cluster.Status:output_type -> cohort.v1.StatusResponse
+	21, // 25: cohort.v1.Cluster.Digest:output_type -> cohort.v1.DigestResponse
+	20, // [20:26] is the sub-list for method output_type
+	14, // [14:20] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_cohort_v1_cluster_proto_init() }

@@ -79,7 +79,716 @@ func (x Refused_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Code.Descriptor instead.
 func (Refused_Code) EnumDescriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{15, 0}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{24, 0}
+}
+
+type ReportReplicaRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Group   string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	ShardId uint64                 `protobuf:"varint,3,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Copies  []*CopyReport          `protobuf:"bytes,4,rep,name=copies,proto3" json:"copies,omitempty"`
+	// What the group takes on the node's disk, and what is free there.
+	GroupBytes uint64 `protobuf:"varint,5,opt,name=group_bytes,json=groupBytes,proto3" json:"group_bytes,omitempty"`
+	FreeBytes  uint64 `protobuf:"varint,6,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	// Why the node wants no more writes; empty when it takes them.
+	Refuse        string `protobuf:"bytes,7,opt,name=refuse,proto3" json:"refuse,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportReplicaRequest) Reset() {
+	*x = ReportReplicaRequest{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportReplicaRequest) ProtoMessage() {}
+
+func (x *ReportReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportReplicaRequest.ProtoReflect.Descriptor instead.
+func (*ReportReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ReportReplicaRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ReportReplicaRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReportReplicaRequest) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *ReportReplicaRequest) GetCopies() []*CopyReport {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+func (x *ReportReplicaRequest) GetGroupBytes() uint64 {
+	if x != nil {
+		return x.GroupBytes
+	}
+	return 0
+}
+
+func (x *ReportReplicaRequest) GetFreeBytes() uint64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *ReportReplicaRequest) GetRefuse() string {
+	if x != nil {
+		return x.Refuse
+	}
+	return ""
+}
+
+type CopyReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// written, failed or lost.
+	State         string           `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Digest        []byte           `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	Sections      []*SectionReport `protobuf:"bytes,4,rep,name=sections,proto3" json:"sections,omitempty"`
+	Bytes         uint64           `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	WriteNanos    uint64           `protobuf:"varint,6,opt,name=write_nanos,json=writeNanos,proto3" json:"write_nanos,omitempty"`
+	Detail        string           `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
+	Rebuilt       bool             `protobuf:"varint,8,opt,name=rebuilt,proto3" json:"rebuilt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyReport) Reset() {
+	*x = CopyReport{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyReport) ProtoMessage() {}
+
+func (x *CopyReport) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyReport.ProtoReflect.Descriptor instead.
+func (*CopyReport) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CopyReport) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *CopyReport) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *CopyReport) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *CopyReport) GetSections() []*SectionReport {
+	if x != nil {
+		return x.Sections
+	}
+	return nil
+}
+
+func (x *CopyReport) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CopyReport) GetWriteNanos() uint64 {
+	if x != nil {
+		return x.WriteNanos
+	}
+	return 0
+}
+
+func (x *CopyReport) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *CopyReport) GetRebuilt() bool {
+	if x != nil {
+		return x.Rebuilt
+	}
+	return false
+}
+
+type SectionReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Keys          uint64                 `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SectionReport) Reset() {
+	*x = SectionReport{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SectionReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SectionReport) ProtoMessage() {}
+
+func (x *SectionReport) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SectionReport.ProtoReflect.Descriptor instead.
+func (*SectionReport) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SectionReport) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SectionReport) GetKeys() uint64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *SectionReport) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *SectionReport) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+type ReportReplicaResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportReplicaResponse) Reset() {
+	*x = ReportReplicaResponse{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportReplicaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportReplicaResponse) ProtoMessage() {}
+
+func (x *ReportReplicaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportReplicaResponse.ProtoReflect.Descriptor instead.
+func (*ReportReplicaResponse) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{3}
+}
+
+type FetchCheckpointRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Id    uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// A file that is being imported, instead of a checkpoint.
+	ImportToken   string `protobuf:"bytes,3,opt,name=import_token,json=importToken,proto3" json:"import_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchCheckpointRequest) Reset() {
+	*x = FetchCheckpointRequest{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchCheckpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchCheckpointRequest) ProtoMessage() {}
+
+func (x *FetchCheckpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchCheckpointRequest.ProtoReflect.Descriptor instead.
+func (*FetchCheckpointRequest) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *FetchCheckpointRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *FetchCheckpointRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *FetchCheckpointRequest) GetImportToken() string {
+	if x != nil {
+		return x.ImportToken
+	}
+	return ""
+}
+
+type FetchStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	ShardId       uint64                 `protobuf:"varint,2,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchStateRequest) Reset() {
+	*x = FetchStateRequest{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchStateRequest) ProtoMessage() {}
+
+func (x *FetchStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchStateRequest.ProtoReflect.Descriptor instead.
+func (*FetchStateRequest) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *FetchStateRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *FetchStateRequest) GetShardId() uint64 {
+	if x != nil {
+		return x.ShardId
+	}
+	return 0
+}
+
+func (x *FetchStateRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+// HydrateRequest names the source, the position, and what it becomes.
+type HydrateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the result, of the same request on all nodes.
+	Token       string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	SourceGroup string `protobuf:"bytes,2,opt,name=source_group,json=sourceGroup,proto3" json:"source_group,omitempty"`
+	Checkpoint  uint64 `protobuf:"varint,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// Instead of a checkpoint: a file that was imported on import_node.
+	ImportToken string `protobuf:"bytes,4,opt,name=import_token,json=importToken,proto3" json:"import_token,omitempty"`
+	ImportNode  string `protobuf:"bytes,5,opt,name=import_node,json=importNode,proto3" json:"import_node,omitempty"`
+	// The log is replayed up to it.
+	Position       uint64 `protobuf:"varint,6,opt,name=position,proto3" json:"position,omitempty"`
+	Group          string `protobuf:"bytes,7,opt,name=group,proto3" json:"group,omitempty"`
+	Incarnation    uint64 `protobuf:"varint,8,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	DefinitionJson []byte `protobuf:"bytes,9,opt,name=definition_json,json=definitionJson,proto3" json:"definition_json,omitempty"`
+	// Compute digests and throw the result away.
+	Drill         bool `protobuf:"varint,10,opt,name=drill,proto3" json:"drill,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HydrateRequest) Reset() {
+	*x = HydrateRequest{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HydrateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HydrateRequest) ProtoMessage() {}
+
+func (x *HydrateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HydrateRequest.ProtoReflect.Descriptor instead.
+func (*HydrateRequest) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *HydrateRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *HydrateRequest) GetSourceGroup() string {
+	if x != nil {
+		return x.SourceGroup
+	}
+	return ""
+}
+
+func (x *HydrateRequest) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *HydrateRequest) GetImportToken() string {
+	if x != nil {
+		return x.ImportToken
+	}
+	return ""
+}
+
+func (x *HydrateRequest) GetImportNode() string {
+	if x != nil {
+		return x.ImportNode
+	}
+	return ""
+}
+
+func (x *HydrateRequest) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *HydrateRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *HydrateRequest) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *HydrateRequest) GetDefinitionJson() []byte {
+	if x != nil {
+		return x.DefinitionJson
+	}
+	return nil
+}
+
+func (x *HydrateRequest) GetDrill() bool {
+	if x != nil {
+		return x.Drill
+	}
+	return false
+}
+
+type HydrateProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Phase         string                 `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
+	BytesDone     uint64                 `protobuf:"varint,2,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
+	BytesTotal    uint64                 `protobuf:"varint,3,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
+	Position      uint64                 `protobuf:"varint,4,opt,name=position,proto3" json:"position,omitempty"`
+	Result        *HydrateResult         `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HydrateProgress) Reset() {
+	*x = HydrateProgress{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HydrateProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HydrateProgress) ProtoMessage() {}
+
+func (x *HydrateProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HydrateProgress.ProtoReflect.Descriptor instead.
+func (*HydrateProgress) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HydrateProgress) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *HydrateProgress) GetBytesDone() uint64 {
+	if x != nil {
+		return x.BytesDone
+	}
+	return 0
+}
+
+func (x *HydrateProgress) GetBytesTotal() uint64 {
+	if x != nil {
+		return x.BytesTotal
+	}
+	return 0
+}
+
+func (x *HydrateProgress) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *HydrateProgress) GetResult() *HydrateResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+type HydrateResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        []byte                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	Position      uint64                 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	Entries       uint64                 `protobuf:"varint,3,opt,name=entries,proto3" json:"entries,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Sections      []*SectionReport       `protobuf:"bytes,5,rep,name=sections,proto3" json:"sections,omitempty"`
+	LoadSeconds   float64                `protobuf:"fixed64,6,opt,name=load_seconds,json=loadSeconds,proto3" json:"load_seconds,omitempty"`
+	ReplaySeconds float64                `protobuf:"fixed64,7,opt,name=replay_seconds,json=replaySeconds,proto3" json:"replay_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HydrateResult) Reset() {
+	*x = HydrateResult{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HydrateResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HydrateResult) ProtoMessage() {}
+
+func (x *HydrateResult) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HydrateResult.ProtoReflect.Descriptor instead.
+func (*HydrateResult) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HydrateResult) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *HydrateResult) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *HydrateResult) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *HydrateResult) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *HydrateResult) GetSections() []*SectionReport {
+	if x != nil {
+		return x.Sections
+	}
+	return nil
+}
+
+func (x *HydrateResult) GetLoadSeconds() float64 {
+	if x != nil {
+		return x.LoadSeconds
+	}
+	return 0
+}
+
+func (x *HydrateResult) GetReplaySeconds() float64 {
+	if x != nil {
+		return x.ReplaySeconds
+	}
+	return 0
 }
 
 type ProbeRequest struct {
@@ -92,7 +801,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[0]
+	mi := &file_cohort_v1_participants_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -104,7 +813,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[0]
+	mi := &file_cohort_v1_participants_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -117,7 +826,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{0}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ProbeRequest) GetGroup() string {
@@ -140,7 +849,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[1]
+	mi := &file_cohort_v1_participants_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -152,7 +861,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[1]
+	mi := &file_cohort_v1_participants_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -165,7 +874,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{1}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProbeResponse) GetNode() string {
@@ -219,13 +928,26 @@ type ReplicaProbe struct {
 	CoordinatorEpoch uint64             `protobuf:"varint,14,opt,name=coordinator_epoch,json=coordinatorEpoch,proto3" json:"coordinator_epoch,omitempty"`
 	OpenTransactions uint64             `protobuf:"varint,15,opt,name=open_transactions,json=openTransactions,proto3" json:"open_transactions,omitempty"`
 	Participants     []*ParticipantInfo `protobuf:"bytes,16,rep,name=participants,proto3" json:"participants,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Checkpoints: the newest complete one's number, position and time in Unix
+	// nanoseconds; the bytes of the copies here; and from which position on the
+	// group can be restored to any.
+	Checkpoint         uint64 `protobuf:"varint,17,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	CheckpointPosition uint64 `protobuf:"varint,18,opt,name=checkpoint_position,json=checkpointPosition,proto3" json:"checkpoint_position,omitempty"`
+	CheckpointUnixNano int64  `protobuf:"varint,19,opt,name=checkpoint_unix_nano,json=checkpointUnixNano,proto3" json:"checkpoint_unix_nano,omitempty"`
+	CheckpointBytes    uint64 `protobuf:"varint,20,opt,name=checkpoint_bytes,json=checkpointBytes,proto3" json:"checkpoint_bytes,omitempty"`
+	RestorableFrom     uint64 `protobuf:"varint,21,opt,name=restorable_from,json=restorableFrom,proto3" json:"restorable_from,omitempty"`
+	// How many whole copies the newest complete checkpoint has, and should have.
+	CheckpointCopies uint64 `protobuf:"varint,22,opt,name=checkpoint_copies,json=checkpointCopies,proto3" json:"checkpoint_copies,omitempty"`
+	CheckpointWanted uint64 `protobuf:"varint,23,opt,name=checkpoint_wanted,json=checkpointWanted,proto3" json:"checkpoint_wanted,omitempty"`
+	// What is wrong with checkpoints; empty when nothing is.
+	CheckpointError string `protobuf:"bytes,24,opt,name=checkpoint_error,json=checkpointError,proto3" json:"checkpoint_error,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ReplicaProbe) Reset() {
 	*x = ReplicaProbe{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[2]
+	mi := &file_cohort_v1_participants_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -237,7 +959,7 @@ func (x *ReplicaProbe) String() string {
 func (*ReplicaProbe) ProtoMessage() {}
 
 func (x *ReplicaProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[2]
+	mi := &file_cohort_v1_participants_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -250,7 +972,7 @@ func (x *ReplicaProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaProbe.ProtoReflect.Descriptor instead.
 func (*ReplicaProbe) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{2}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReplicaProbe) GetGroup() string {
@@ -365,6 +1087,62 @@ func (x *ReplicaProbe) GetParticipants() []*ParticipantInfo {
 	return nil
 }
 
+func (x *ReplicaProbe) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetCheckpointPosition() uint64 {
+	if x != nil {
+		return x.CheckpointPosition
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetCheckpointUnixNano() int64 {
+	if x != nil {
+		return x.CheckpointUnixNano
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetCheckpointBytes() uint64 {
+	if x != nil {
+		return x.CheckpointBytes
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetRestorableFrom() uint64 {
+	if x != nil {
+		return x.RestorableFrom
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetCheckpointCopies() uint64 {
+	if x != nil {
+		return x.CheckpointCopies
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetCheckpointWanted() uint64 {
+	if x != nil {
+		return x.CheckpointWanted
+	}
+	return 0
+}
+
+func (x *ReplicaProbe) GetCheckpointError() string {
+	if x != nil {
+		return x.CheckpointError
+	}
+	return ""
+}
+
 type ConfigureRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -377,7 +1155,7 @@ type ConfigureRequest struct {
 
 func (x *ConfigureRequest) Reset() {
 	*x = ConfigureRequest{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[3]
+	mi := &file_cohort_v1_participants_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +1167,7 @@ func (x *ConfigureRequest) String() string {
 func (*ConfigureRequest) ProtoMessage() {}
 
 func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[3]
+	mi := &file_cohort_v1_participants_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +1180,7 @@ func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{3}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ConfigureRequest) GetGroup() string {
@@ -435,7 +1213,7 @@ type ConfigureResponse struct {
 
 func (x *ConfigureResponse) Reset() {
 	*x = ConfigureResponse{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[4]
+	mi := &file_cohort_v1_participants_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +1225,7 @@ func (x *ConfigureResponse) String() string {
 func (*ConfigureResponse) ProtoMessage() {}
 
 func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[4]
+	mi := &file_cohort_v1_participants_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +1238,7 @@ func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureResponse) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{4}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConfigureResponse) GetVersion() uint64 {
@@ -487,7 +1265,7 @@ type InstanceMessage struct {
 
 func (x *InstanceMessage) Reset() {
 	*x = InstanceMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[5]
+	mi := &file_cohort_v1_participants_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -499,7 +1277,7 @@ func (x *InstanceMessage) String() string {
 func (*InstanceMessage) ProtoMessage() {}
 
 func (x *InstanceMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[5]
+	mi := &file_cohort_v1_participants_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -512,7 +1290,7 @@ func (x *InstanceMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceMessage.ProtoReflect.Descriptor instead.
 func (*InstanceMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{5}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InstanceMessage) GetMessage() isInstanceMessage_Message {
@@ -625,7 +1403,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[6]
+	mi := &file_cohort_v1_participants_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +1415,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[6]
+	mi := &file_cohort_v1_participants_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +1428,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{6}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Hello) GetGroup() string {
@@ -711,7 +1489,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[7]
+	mi := &file_cohort_v1_participants_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +1501,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[7]
+	mi := &file_cohort_v1_participants_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +1514,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{7}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Goodbye) GetReason() string {
@@ -756,7 +1534,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[8]
+	mi := &file_cohort_v1_participants_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +1546,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[8]
+	mi := &file_cohort_v1_participants_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +1559,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{8}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Ready) GetActivationEpoch() uint64 {
@@ -817,7 +1595,7 @@ type StepResult struct {
 
 func (x *StepResult) Reset() {
 	*x = StepResult{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[9]
+	mi := &file_cohort_v1_participants_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +1607,7 @@ func (x *StepResult) String() string {
 func (*StepResult) ProtoMessage() {}
 
 func (x *StepResult) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[9]
+	mi := &file_cohort_v1_participants_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +1620,7 @@ func (x *StepResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
 func (*StepResult) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{9}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StepResult) GetCall() uint64 {
@@ -926,7 +1704,7 @@ type Vote struct {
 
 func (x *Vote) Reset() {
 	*x = Vote{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[10]
+	mi := &file_cohort_v1_participants_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1716,7 @@ func (x *Vote) String() string {
 func (*Vote) ProtoMessage() {}
 
 func (x *Vote) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[10]
+	mi := &file_cohort_v1_participants_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1729,7 @@ func (x *Vote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vote.ProtoReflect.Descriptor instead.
 func (*Vote) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{10}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Vote) GetCall() uint64 {
@@ -994,7 +1772,7 @@ type NodeMessage struct {
 
 func (x *NodeMessage) Reset() {
 	*x = NodeMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[11]
+	mi := &file_cohort_v1_participants_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1784,7 @@ func (x *NodeMessage) String() string {
 func (*NodeMessage) ProtoMessage() {}
 
 func (x *NodeMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[11]
+	mi := &file_cohort_v1_participants_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1797,7 @@ func (x *NodeMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMessage.ProtoReflect.Descriptor instead.
 func (*NodeMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{11}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NodeMessage) GetMessage() isNodeMessage_Message {
@@ -1153,7 +1931,7 @@ type Activated struct {
 
 func (x *Activated) Reset() {
 	*x = Activated{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[12]
+	mi := &file_cohort_v1_participants_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1943,7 @@ func (x *Activated) String() string {
 func (*Activated) ProtoMessage() {}
 
 func (x *Activated) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[12]
+	mi := &file_cohort_v1_participants_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1956,7 @@ func (x *Activated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activated.ProtoReflect.Descriptor instead.
 func (*Activated) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{12}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Activated) GetEpoch() uint64 {
@@ -1219,7 +1997,7 @@ type Standby struct {
 
 func (x *Standby) Reset() {
 	*x = Standby{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[13]
+	mi := &file_cohort_v1_participants_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +2009,7 @@ func (x *Standby) String() string {
 func (*Standby) ProtoMessage() {}
 
 func (x *Standby) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[13]
+	mi := &file_cohort_v1_participants_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +2022,7 @@ func (x *Standby) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standby.ProtoReflect.Descriptor instead.
 func (*Standby) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{13}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Standby) GetActiveEpoch() uint64 {
@@ -1265,7 +2043,7 @@ type Fenced struct {
 
 func (x *Fenced) Reset() {
 	*x = Fenced{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[14]
+	mi := &file_cohort_v1_participants_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +2055,7 @@ func (x *Fenced) String() string {
 func (*Fenced) ProtoMessage() {}
 
 func (x *Fenced) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[14]
+	mi := &file_cohort_v1_participants_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +2068,7 @@ func (x *Fenced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fenced.ProtoReflect.Descriptor instead.
 func (*Fenced) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{14}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Fenced) GetEpoch() uint64 {
@@ -1317,7 +2095,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[15]
+	mi := &file_cohort_v1_participants_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +2107,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[15]
+	mi := &file_cohort_v1_participants_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +2120,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{15}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Refused) GetCode() Refused_Code {
@@ -1379,7 +2157,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[16]
+	mi := &file_cohort_v1_participants_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +2169,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[16]
+	mi := &file_cohort_v1_participants_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +2182,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{16}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Step) GetCall() uint64 {
@@ -1491,7 +2269,7 @@ type Prepare struct {
 
 func (x *Prepare) Reset() {
 	*x = Prepare{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[17]
+	mi := &file_cohort_v1_participants_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +2281,7 @@ func (x *Prepare) String() string {
 func (*Prepare) ProtoMessage() {}
 
 func (x *Prepare) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[17]
+	mi := &file_cohort_v1_participants_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +2294,7 @@ func (x *Prepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepare.ProtoReflect.Descriptor instead.
 func (*Prepare) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{17}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Prepare) GetCall() uint64 {
@@ -1567,7 +2345,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[18]
+	mi := &file_cohort_v1_participants_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +2357,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[18]
+	mi := &file_cohort_v1_participants_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +2370,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{18}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Notice) GetAttempt() *Attempt {
@@ -1633,7 +2411,7 @@ type AgentMessage struct {
 
 func (x *AgentMessage) Reset() {
 	*x = AgentMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[19]
+	mi := &file_cohort_v1_participants_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +2423,7 @@ func (x *AgentMessage) String() string {
 func (*AgentMessage) ProtoMessage() {}
 
 func (x *AgentMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[19]
+	mi := &file_cohort_v1_participants_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +2436,7 @@ func (x *AgentMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMessage.ProtoReflect.Descriptor instead.
 func (*AgentMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{19}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AgentMessage) GetMessage() isAgentMessage_Message {
@@ -1758,7 +2536,7 @@ type AgentHello struct {
 
 func (x *AgentHello) Reset() {
 	*x = AgentHello{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[20]
+	mi := &file_cohort_v1_participants_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +2548,7 @@ func (x *AgentHello) String() string {
 func (*AgentHello) ProtoMessage() {}
 
 func (x *AgentHello) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[20]
+	mi := &file_cohort_v1_participants_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +2561,7 @@ func (x *AgentHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentHello.ProtoReflect.Descriptor instead.
 func (*AgentHello) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{20}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AgentHello) GetNode() string {
@@ -1809,7 +2587,7 @@ type InstanceAttached struct {
 
 func (x *InstanceAttached) Reset() {
 	*x = InstanceAttached{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[21]
+	mi := &file_cohort_v1_participants_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2599,7 @@ func (x *InstanceAttached) String() string {
 func (*InstanceAttached) ProtoMessage() {}
 
 func (x *InstanceAttached) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[21]
+	mi := &file_cohort_v1_participants_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2612,7 @@ func (x *InstanceAttached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceAttached.ProtoReflect.Descriptor instead.
 func (*InstanceAttached) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{21}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *InstanceAttached) GetHello() *Hello {
@@ -1855,7 +2633,7 @@ type InstanceDetached struct {
 
 func (x *InstanceDetached) Reset() {
 	*x = InstanceDetached{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[22]
+	mi := &file_cohort_v1_participants_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2645,7 @@ func (x *InstanceDetached) String() string {
 func (*InstanceDetached) ProtoMessage() {}
 
 func (x *InstanceDetached) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[22]
+	mi := &file_cohort_v1_participants_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2658,7 @@ func (x *InstanceDetached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceDetached.ProtoReflect.Descriptor instead.
 func (*InstanceDetached) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{22}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *InstanceDetached) GetParticipant() string {
@@ -1915,7 +2693,7 @@ type FromInstance struct {
 
 func (x *FromInstance) Reset() {
 	*x = FromInstance{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[23]
+	mi := &file_cohort_v1_participants_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2705,7 @@ func (x *FromInstance) String() string {
 func (*FromInstance) ProtoMessage() {}
 
 func (x *FromInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[23]
+	mi := &file_cohort_v1_participants_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2718,7 @@ func (x *FromInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromInstance.ProtoReflect.Descriptor instead.
 func (*FromInstance) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{23}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FromInstance) GetParticipant() string {
@@ -1973,7 +2751,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[24]
+	mi := &file_cohort_v1_participants_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2763,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[24]
+	mi := &file_cohort_v1_participants_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2776,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{24}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Heartbeat) GetSequence() uint64 {
@@ -2023,7 +2801,7 @@ type CoordinatorMessage struct {
 
 func (x *CoordinatorMessage) Reset() {
 	*x = CoordinatorMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[25]
+	mi := &file_cohort_v1_participants_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2813,7 @@ func (x *CoordinatorMessage) String() string {
 func (*CoordinatorMessage) ProtoMessage() {}
 
 func (x *CoordinatorMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[25]
+	mi := &file_cohort_v1_participants_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2826,7 @@ func (x *CoordinatorMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorMessage.ProtoReflect.Descriptor instead.
 func (*CoordinatorMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{25}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CoordinatorMessage) GetMessage() isCoordinatorMessage_Message {
@@ -2118,7 +2896,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[26]
+	mi := &file_cohort_v1_participants_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2130,7 +2908,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[26]
+	mi := &file_cohort_v1_participants_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2143,7 +2921,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{26}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Welcome) GetCoordinatorEpoch() uint64 {
@@ -2171,7 +2949,7 @@ type ToInstance struct {
 
 func (x *ToInstance) Reset() {
 	*x = ToInstance{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[27]
+	mi := &file_cohort_v1_participants_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2961,7 @@ func (x *ToInstance) String() string {
 func (*ToInstance) ProtoMessage() {}
 
 func (x *ToInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[27]
+	mi := &file_cohort_v1_participants_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2974,7 @@ func (x *ToInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToInstance.ProtoReflect.Descriptor instead.
 func (*ToInstance) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{27}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ToInstance) GetParticipant() string {
@@ -2224,14 +3002,80 @@ var File_cohort_v1_participants_proto protoreflect.FileDescriptor
 
 const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccohort/v1/participants.proto\x12\tcohort.v1\x1a\x17cohort/v1/cluster.proto\x1a\x1ccohort/v1/transactions.proto\"$\n" +
+	"\x1ccohort/v1/participants.proto\x12\tcohort.v1\x1a\x1bcohort/v1/checkpoints.proto\x1a\x17cohort/v1/cluster.proto\x1a\x1ccohort/v1/transactions.proto\"\xe2\x01\n" +
+	"\x14ReportReplicaRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x19\n" +
+	"\bshard_id\x18\x03 \x01(\x04R\ashardId\x12-\n" +
+	"\x06copies\x18\x04 \x03(\v2\x15.cohort.v1.CopyReportR\x06copies\x12\x1f\n" +
+	"\vgroup_bytes\x18\x05 \x01(\x04R\n" +
+	"groupBytes\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\x06 \x01(\x04R\tfreeBytes\x12\x16\n" +
+	"\x06refuse\x18\a \x01(\tR\x06refuse\"\xe9\x01\n" +
+	"\n" +
+	"CopyReport\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x124\n" +
+	"\bsections\x18\x04 \x03(\v2\x18.cohort.v1.SectionReportR\bsections\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x1f\n" +
+	"\vwrite_nanos\x18\x06 \x01(\x04R\n" +
+	"writeNanos\x12\x16\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\x12\x18\n" +
+	"\arebuilt\x18\b \x01(\bR\arebuilt\"e\n" +
+	"\rSectionReport\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04keys\x18\x02 \x01(\x04R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\"\x17\n" +
+	"\x15ReportReplicaResponse\"a\n" +
+	"\x16FetchCheckpointRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12!\n" +
+	"\fimport_token\x18\x03 \x01(\tR\vimportToken\"Z\n" +
+	"\x11FetchStateRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x19\n" +
+	"\bshard_id\x18\x02 \x01(\x04R\ashardId\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\"\xc0\x02\n" +
+	"\x0eHydrateRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12!\n" +
+	"\fsource_group\x18\x02 \x01(\tR\vsourceGroup\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x03 \x01(\x04R\n" +
+	"checkpoint\x12!\n" +
+	"\fimport_token\x18\x04 \x01(\tR\vimportToken\x12\x1f\n" +
+	"\vimport_node\x18\x05 \x01(\tR\n" +
+	"importNode\x12\x1a\n" +
+	"\bposition\x18\x06 \x01(\x04R\bposition\x12\x14\n" +
+	"\x05group\x18\a \x01(\tR\x05group\x12 \n" +
+	"\vincarnation\x18\b \x01(\x04R\vincarnation\x12'\n" +
+	"\x0fdefinition_json\x18\t \x01(\fR\x0edefinitionJson\x12\x14\n" +
+	"\x05drill\x18\n" +
+	" \x01(\bR\x05drill\"\xb5\x01\n" +
+	"\x0fHydrateProgress\x12\x14\n" +
+	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x1d\n" +
+	"\n" +
+	"bytes_done\x18\x02 \x01(\x04R\tbytesDone\x12\x1f\n" +
+	"\vbytes_total\x18\x03 \x01(\x04R\n" +
+	"bytesTotal\x12\x1a\n" +
+	"\bposition\x18\x04 \x01(\x04R\bposition\x120\n" +
+	"\x06result\x18\x05 \x01(\v2\x18.cohort.v1.HydrateResultR\x06result\"\xf3\x01\n" +
+	"\rHydrateResult\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x18\n" +
+	"\aentries\x18\x03 \x01(\x04R\aentries\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x124\n" +
+	"\bsections\x18\x05 \x03(\v2\x18.cohort.v1.SectionReportR\bsections\x12!\n" +
+	"\fload_seconds\x18\x06 \x01(\x01R\vloadSeconds\x12%\n" +
+	"\x0ereplay_seconds\x18\a \x01(\x01R\rreplaySeconds\"$\n" +
 	"\fProbeRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"\x9d\x01\n" +
 	"\rProbeResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12)\n" +
 	"\x10directory_leader\x18\x03 \x01(\bR\x0fdirectoryLeader\x123\n" +
-	"\breplicas\x18\x04 \x03(\v2\x17.cohort.v1.ReplicaProbeR\breplicas\"\xb0\x04\n" +
+	"\breplicas\x18\x04 \x03(\v2\x17.cohort.v1.ReplicaProbeR\breplicas\"\x8c\a\n" +
 	"\fReplicaProbe\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x1a\n" +
@@ -2249,7 +3093,17 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\aserving\x18\r \x01(\bR\aserving\x12+\n" +
 	"\x11coordinator_epoch\x18\x0e \x01(\x04R\x10coordinatorEpoch\x12+\n" +
 	"\x11open_transactions\x18\x0f \x01(\x04R\x10openTransactions\x12>\n" +
-	"\fparticipants\x18\x10 \x03(\v2\x1a.cohort.v1.ParticipantInfoR\fparticipants\"g\n" +
+	"\fparticipants\x18\x10 \x03(\v2\x1a.cohort.v1.ParticipantInfoR\fparticipants\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x11 \x01(\x04R\n" +
+	"checkpoint\x12/\n" +
+	"\x13checkpoint_position\x18\x12 \x01(\x04R\x12checkpointPosition\x120\n" +
+	"\x14checkpoint_unix_nano\x18\x13 \x01(\x03R\x12checkpointUnixNano\x12)\n" +
+	"\x10checkpoint_bytes\x18\x14 \x01(\x04R\x0fcheckpointBytes\x12'\n" +
+	"\x0frestorable_from\x18\x15 \x01(\x04R\x0erestorableFrom\x12+\n" +
+	"\x11checkpoint_copies\x18\x16 \x01(\x04R\x10checkpointCopies\x12+\n" +
+	"\x11checkpoint_wanted\x18\x17 \x01(\x04R\x10checkpointWanted\x12)\n" +
+	"\x10checkpoint_error\x18\x18 \x01(\tR\x0fcheckpointError\"g\n" +
 	"\x10ConfigureRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12'\n" +
 	"\x0fdefinition_json\x18\x02 \x01(\fR\x0edefinitionJson\x12\x14\n" +
@@ -2380,11 +3234,17 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x120\n" +
 	"\amessage\x18\x03 \x01(\v2\x16.cohort.v1.NodeMessageR\amessage2P\n" +
 	"\fParticipants\x12@\n" +
-	"\x06Attach\x12\x1a.cohort.v1.InstanceMessage\x1a\x16.cohort.v1.NodeMessage(\x010\x012\xd2\x01\n" +
+	"\x06Attach\x12\x1a.cohort.v1.InstanceMessage\x1a\x16.cohort.v1.NodeMessage(\x010\x012\xcd\x04\n" +
 	"\x05Peers\x12E\n" +
 	"\aSession\x12\x17.cohort.v1.AgentMessage\x1a\x1d.cohort.v1.CoordinatorMessage(\x010\x01\x12:\n" +
 	"\x05Probe\x12\x17.cohort.v1.ProbeRequest\x1a\x18.cohort.v1.ProbeResponse\x12F\n" +
-	"\tConfigure\x12\x1b.cohort.v1.ConfigureRequest\x1a\x1c.cohort.v1.ConfigureResponseB4Z2github.com/cohort-tx/cohort/api/cohort/v1;cohortv1b\x06proto3"
+	"\tConfigure\x12\x1b.cohort.v1.ConfigureRequest\x1a\x1c.cohort.v1.ConfigureResponse\x12R\n" +
+	"\rReportReplica\x12\x1f.cohort.v1.ReportReplicaRequest\x1a .cohort.v1.ReportReplicaResponse\x12L\n" +
+	"\x0fFetchCheckpoint\x12!.cohort.v1.FetchCheckpointRequest\x1a\x14.cohort.v1.FileChunk0\x01\x12B\n" +
+	"\n" +
+	"FetchState\x12\x1c.cohort.v1.FetchStateRequest\x1a\x14.cohort.v1.FileChunk0\x01\x12B\n" +
+	"\aHydrate\x12\x19.cohort.v1.HydrateRequest\x1a\x1a.cohort.v1.HydrateProgress0\x01\x12O\n" +
+	"\fVerifyCopies\x12\".cohort.v1.VerifyCheckpointRequest\x1a\x19.cohort.v1.VerifyProgress0\x01B4Z2github.com/cohort-tx/cohort/api/cohort/v1;cohortv1b\x06proto3"
 
 var (
 	file_cohort_v1_participants_proto_rawDescOnce sync.Once
@@ -2399,95 +3259,121 @@ func file_cohort_v1_participants_proto_rawDescGZIP() []byte {
 }
 
 var file_cohort_v1_participants_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cohort_v1_participants_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_cohort_v1_participants_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_cohort_v1_participants_proto_goTypes = []any{
-	(Refused_Code)(0),          // 0: cohort.v1.Refused.Code
-	(*ProbeRequest)(nil),       // 1: cohort.v1.ProbeRequest
-	(*ProbeResponse)(nil),      // 2: cohort.v1.ProbeResponse
-	(*ReplicaProbe)(nil),       // 3: cohort.v1.ReplicaProbe
-	(*ConfigureRequest)(nil),   // 4: cohort.v1.ConfigureRequest
-	(*ConfigureResponse)(nil),  // 5: cohort.v1.ConfigureResponse
-	(*InstanceMessage)(nil),    // 6: cohort.v1.InstanceMessage
-	(*Hello)(nil),              // 7: cohort.v1.Hello
-	(*Goodbye)(nil),            // 8: cohort.v1.Goodbye
-	(*Ready)(nil),              // 9: cohort.v1.Ready
-	(*StepResult)(nil),         // 10: cohort.v1.StepResult
-	(*Vote)(nil),               // 11: cohort.v1.Vote
-	(*NodeMessage)(nil),        // 12: cohort.v1.NodeMessage
-	(*Activated)(nil),          // 13: cohort.v1.Activated
-	(*Standby)(nil),            // 14: cohort.v1.Standby
-	(*Fenced)(nil),             // 15: cohort.v1.Fenced
-	(*Refused)(nil),            // 16: cohort.v1.Refused
-	(*Step)(nil),               // 17: cohort.v1.Step
-	(*Prepare)(nil),            // 18: cohort.v1.Prepare
-	(*Notice)(nil),             // 19: cohort.v1.Notice
-	(*AgentMessage)(nil),       // 20: cohort.v1.AgentMessage
-	(*AgentHello)(nil),         // 21: cohort.v1.AgentHello
-	(*InstanceAttached)(nil),   // 22: cohort.v1.InstanceAttached
-	(*InstanceDetached)(nil),   // 23: cohort.v1.InstanceDetached
-	(*FromInstance)(nil),       // 24: cohort.v1.FromInstance
-	(*Heartbeat)(nil),          // 25: cohort.v1.Heartbeat
-	(*CoordinatorMessage)(nil), // 26: cohort.v1.CoordinatorMessage
-	(*Welcome)(nil),            // 27: cohort.v1.Welcome
-	(*ToInstance)(nil),         // 28: cohort.v1.ToInstance
-	(*ParticipantInfo)(nil),    // 29: cohort.v1.ParticipantInfo
-	(*StepReply)(nil),          // 30: cohort.v1.StepReply
-	(*StepFailure)(nil),        // 31: cohort.v1.StepFailure
-	(*Read)(nil),               // 32: cohort.v1.Read
-	(*ScanRead)(nil),           // 33: cohort.v1.ScanRead
-	(*Op)(nil),                 // 34: cohort.v1.Op
-	(*Attempt)(nil),            // 35: cohort.v1.Attempt
-	(*Abort)(nil),              // 36: cohort.v1.Abort
+	(Refused_Code)(0),               // 0: cohort.v1.Refused.Code
+	(*ReportReplicaRequest)(nil),    // 1: cohort.v1.ReportReplicaRequest
+	(*CopyReport)(nil),              // 2: cohort.v1.CopyReport
+	(*SectionReport)(nil),           // 3: cohort.v1.SectionReport
+	(*ReportReplicaResponse)(nil),   // 4: cohort.v1.ReportReplicaResponse
+	(*FetchCheckpointRequest)(nil),  // 5: cohort.v1.FetchCheckpointRequest
+	(*FetchStateRequest)(nil),       // 6: cohort.v1.FetchStateRequest
+	(*HydrateRequest)(nil),          // 7: cohort.v1.HydrateRequest
+	(*HydrateProgress)(nil),         // 8: cohort.v1.HydrateProgress
+	(*HydrateResult)(nil),           // 9: cohort.v1.HydrateResult
+	(*ProbeRequest)(nil),            // 10: cohort.v1.ProbeRequest
+	(*ProbeResponse)(nil),           // 11: cohort.v1.ProbeResponse
+	(*ReplicaProbe)(nil),            // 12: cohort.v1.ReplicaProbe
+	(*ConfigureRequest)(nil),        // 13: cohort.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),       // 14: cohort.v1.ConfigureResponse
+	(*InstanceMessage)(nil),         // 15: cohort.v1.InstanceMessage
+	(*Hello)(nil),                   // 16: cohort.v1.Hello
+	(*Goodbye)(nil),                 // 17: cohort.v1.Goodbye
+	(*Ready)(nil),                   // 18: cohort.v1.Ready
+	(*StepResult)(nil),              // 19: cohort.v1.StepResult
+	(*Vote)(nil),                    // 20: cohort.v1.Vote
+	(*NodeMessage)(nil),             // 21: cohort.v1.NodeMessage
+	(*Activated)(nil),               // 22: cohort.v1.Activated
+	(*Standby)(nil),                 // 23: cohort.v1.Standby
+	(*Fenced)(nil),                  // 24: cohort.v1.Fenced
+	(*Refused)(nil),                 // 25: cohort.v1.Refused
+	(*Step)(nil),                    // 26: cohort.v1.Step
+	(*Prepare)(nil),                 // 27: cohort.v1.Prepare
+	(*Notice)(nil),                  // 28: cohort.v1.Notice
+	(*AgentMessage)(nil),            // 29: cohort.v1.AgentMessage
+	(*AgentHello)(nil),              // 30: cohort.v1.AgentHello
+	(*InstanceAttached)(nil),        // 31: cohort.v1.InstanceAttached
+	(*InstanceDetached)(nil),        // 32: cohort.v1.InstanceDetached
+	(*FromInstance)(nil),            // 33: cohort.v1.FromInstance
+	(*Heartbeat)(nil),               // 34: cohort.v1.Heartbeat
+	(*CoordinatorMessage)(nil),      // 35: cohort.v1.CoordinatorMessage
+	(*Welcome)(nil),                 // 36: cohort.v1.Welcome
+	(*ToInstance)(nil),              // 37: cohort.v1.ToInstance
+	(*ParticipantInfo)(nil),         // 38: cohort.v1.ParticipantInfo
+	(*StepReply)(nil),               // 39: cohort.v1.StepReply
+	(*StepFailure)(nil),             // 40: cohort.v1.StepFailure
+	(*Read)(nil),                    // 41: cohort.v1.Read
+	(*ScanRead)(nil),                // 42: cohort.v1.ScanRead
+	(*Op)(nil),                      // 43: cohort.v1.Op
+	(*Attempt)(nil),                 // 44: cohort.v1.Attempt
+	(*Abort)(nil),                   // 45: cohort.v1.Abort
+	(*VerifyCheckpointRequest)(nil), // 46: cohort.v1.VerifyCheckpointRequest
+	(*FileChunk)(nil),               // 47: cohort.v1.FileChunk
+	(*VerifyProgress)(nil),          // 48: cohort.v1.VerifyProgress
 }
 var file_cohort_v1_participants_proto_depIdxs = []int32{
-	3,  // 0: cohort.v1.ProbeResponse.replicas:type_name -> cohort.v1.ReplicaProbe
-	29, // 1: cohort.v1.ReplicaProbe.participants:type_name -> cohort.v1.ParticipantInfo
-	7,  // 2: cohort.v1.InstanceMessage.hello:type_name -> cohort.v1.Hello
-	10, // 3: cohort.v1.InstanceMessage.step_result:type_name -> cohort.v1.StepResult
-	11, // 4: cohort.v1.InstanceMessage.vote:type_name -> cohort.v1.Vote
-	8,  // 5: cohort.v1.InstanceMessage.goodbye:type_name -> cohort.v1.Goodbye
-	9,  // 6: cohort.v1.InstanceMessage.ready:type_name -> cohort.v1.Ready
-	30, // 7: cohort.v1.StepResult.reply:type_name -> cohort.v1.StepReply
-	31, // 8: cohort.v1.StepResult.failure:type_name -> cohort.v1.StepFailure
-	32, // 9: cohort.v1.StepResult.reads:type_name -> cohort.v1.Read
-	33, // 10: cohort.v1.StepResult.scans:type_name -> cohort.v1.ScanRead
-	34, // 11: cohort.v1.StepResult.ops:type_name -> cohort.v1.Op
-	13, // 12: cohort.v1.NodeMessage.activated:type_name -> cohort.v1.Activated
-	14, // 13: cohort.v1.NodeMessage.standby:type_name -> cohort.v1.Standby
-	15, // 14: cohort.v1.NodeMessage.fenced:type_name -> cohort.v1.Fenced
-	17, // 15: cohort.v1.NodeMessage.step:type_name -> cohort.v1.Step
-	18, // 16: cohort.v1.NodeMessage.prepare:type_name -> cohort.v1.Prepare
-	19, // 17: cohort.v1.NodeMessage.notice:type_name -> cohort.v1.Notice
-	16, // 18: cohort.v1.NodeMessage.refused:type_name -> cohort.v1.Refused
-	0,  // 19: cohort.v1.Refused.code:type_name -> cohort.v1.Refused.Code
-	35, // 20: cohort.v1.Step.attempt:type_name -> cohort.v1.Attempt
-	35, // 21: cohort.v1.Prepare.attempt:type_name -> cohort.v1.Attempt
-	35, // 22: cohort.v1.Notice.attempt:type_name -> cohort.v1.Attempt
-	36, // 23: cohort.v1.Notice.abort:type_name -> cohort.v1.Abort
-	21, // 24: cohort.v1.AgentMessage.hello:type_name -> cohort.v1.AgentHello
-	22, // 25: cohort.v1.AgentMessage.attached:type_name -> cohort.v1.InstanceAttached
-	23, // 26: cohort.v1.AgentMessage.detached:type_name -> cohort.v1.InstanceDetached
-	24, // 27: cohort.v1.AgentMessage.from_instance:type_name -> cohort.v1.FromInstance
-	25, // 28: cohort.v1.AgentMessage.heartbeat:type_name -> cohort.v1.Heartbeat
-	7,  // 29: cohort.v1.InstanceAttached.hello:type_name -> cohort.v1.Hello
-	6,  // 30: cohort.v1.FromInstance.message:type_name -> cohort.v1.InstanceMessage
-	27, // 31: cohort.v1.CoordinatorMessage.welcome:type_name -> cohort.v1.Welcome
-	28, // 32: cohort.v1.CoordinatorMessage.to_instance:type_name -> cohort.v1.ToInstance
-	25, // 33: cohort.v1.CoordinatorMessage.heartbeat:type_name -> cohort.v1.Heartbeat
-	12, // 34: cohort.v1.ToInstance.message:type_name -> cohort.v1.NodeMessage
-	6,  // 35: cohort.v1.Participants.Attach:input_type -> cohort.v1.InstanceMessage
-	20, // 36: cohort.v1.Peers.Session:input_type -> cohort.v1.AgentMessage
-	1,  // 37: cohort.v1.Peers.Probe:input_type -> cohort.v1.ProbeRequest
-	4,  // 38: cohort.v1.Peers.Configure:input_type -> cohort.v1.ConfigureRequest
-	12, // 39: cohort.v1.Participants.Attach:output_type -> cohort.v1.NodeMessage
-	26, // 40: cohort.v1.Peers.Session:output_type -> cohort.v1.CoordinatorMessage
-	2,  // 41: cohort.v1.Peers.Probe:output_type -> cohort.v1.ProbeResponse
-	5,  // 42: cohort.v1.Peers.Configure:output_type -> cohort.v1.ConfigureResponse
-	39, // [39:43] is the sub-list for method output_type
-	35, // [35:39] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	2,  // 0: cohort.v1.ReportReplicaRequest.copies:type_name -> cohort.v1.CopyReport
+	3,  // 1: cohort.v1.CopyReport.sections:type_name -> cohort.v1.SectionReport
+	9,  // 2: cohort.v1.HydrateProgress.result:type_name -> cohort.v1.HydrateResult
+	3,  // 3: cohort.v1.HydrateResult.sections:type_name -> cohort.v1.SectionReport
+	12, // 4: cohort.v1.ProbeResponse.replicas:type_name -> cohort.v1.ReplicaProbe
+	38, // 5: cohort.v1.ReplicaProbe.participants:type_name -> cohort.v1.ParticipantInfo
+	16, // 6: cohort.v1.InstanceMessage.hello:type_name -> cohort.v1.Hello
+	19, // 7: cohort.v1.InstanceMessage.step_result:type_name -> cohort.v1.StepResult
+	20, // 8: cohort.v1.InstanceMessage.vote:type_name -> cohort.v1.Vote
+	17, // 9: cohort.v1.InstanceMessage.goodbye:type_name -> cohort.v1.Goodbye
+	18, // 10: cohort.v1.InstanceMessage.ready:type_name -> cohort.v1.Ready
+	39, // 11: cohort.v1.StepResult.reply:type_name -> cohort.v1.StepReply
+	40, // 12: cohort.v1.StepResult.failure:type_name -> cohort.v1.StepFailure
+	41, // 13: cohort.v1.StepResult.reads:type_name -> cohort.v1.Read
+	42, // 14: cohort.v1.StepResult.scans:type_name -> cohort.v1.ScanRead
+	43, // 15: cohort.v1.StepResult.ops:type_name -> cohort.v1.Op
+	22, // 16: cohort.v1.NodeMessage.activated:type_name -> cohort.v1.Activated
+	23, // 17: cohort.v1.NodeMessage.standby:type_name -> cohort.v1.Standby
+	24, // 18: cohort.v1.NodeMessage.fenced:type_name -> cohort.v1.Fenced
+	26, // 19: cohort.v1.NodeMessage.step:type_name -> cohort.v1.Step
+	27, // 20: cohort.v1.NodeMessage.prepare:type_name -> cohort.v1.Prepare
+	28, // 21: cohort.v1.NodeMessage.notice:type_name -> cohort.v1.Notice
+	25, // 22: cohort.v1.NodeMessage.refused:type_name -> cohort.v1.Refused
+	0,  // 23: cohort.v1.Refused.code:type_name -> cohort.v1.Refused.Code
+	44, // 24: cohort.v1.Step.attempt:type_name -> cohort.v1.Attempt
+	44, // 25: cohort.v1.Prepare.attempt:type_name -> cohort.v1.Attempt
+	44, // 26: cohort.v1.Notice.attempt:type_name -> cohort.v1.Attempt
+	45, // 27: cohort.v1.Notice.abort:type_name -> cohort.v1.Abort
+	30, // 28: cohort.v1.AgentMessage.hello:type_name -> cohort.v1.AgentHello
+	31, // 29: cohort.v1.AgentMessage.attached:type_name -> cohort.v1.InstanceAttached
+	32, // 30: cohort.v1.AgentMessage.detached:type_name -> cohort.v1.InstanceDetached
+	33, // 31: cohort.v1.AgentMessage.from_instance:type_name -> cohort.v1.FromInstance
+	34, // 32: cohort.v1.AgentMessage.heartbeat:type_name -> cohort.v1.Heartbeat
+	16, // 33: cohort.v1.InstanceAttached.hello:type_name -> cohort.v1.Hello
+	15, // 34: cohort.v1.FromInstance.message:type_name -> cohort.v1.InstanceMessage
+	36, // 35: cohort.v1.CoordinatorMessage.welcome:type_name -> cohort.v1.Welcome
+	37, // 36: cohort.v1.CoordinatorMessage.to_instance:type_name -> cohort.v1.ToInstance
+	34, // 37: cohort.v1.CoordinatorMessage.heartbeat:type_name -> cohort.v1.Heartbeat
+	21, // 38: cohort.v1.ToInstance.message:type_name -> cohort.v1.NodeMessage
+	15, // 39: cohort.v1.Participants.Attach:input_type -> cohort.v1.InstanceMessage
+	29, // 40: cohort.v1.Peers.Session:input_type -> cohort.v1.AgentMessage
+	10, // 41: cohort.v1.Peers.Probe:input_type -> cohort.v1.ProbeRequest
+	13, // 42: cohort.v1.Peers.Configure:input_type -> cohort.v1.ConfigureRequest
+	1,  // 43: cohort.v1.Peers.ReportReplica:input_type -> cohort.v1.ReportReplicaRequest
+	5,  // 44: cohort.v1.Peers.FetchCheckpoint:input_type -> cohort.v1.FetchCheckpointRequest
+	6,  // 45: cohort.v1.Peers.FetchState:input_type -> cohort.v1.FetchStateRequest
+	7,  // 46: cohort.v1.Peers.Hydrate:input_type -> cohort.v1.HydrateRequest
+	46, // 47: cohort.v1.Peers.VerifyCopies:input_type -> cohort.v1.VerifyCheckpointRequest
+	21, // 48: cohort.v1.Participants.Attach:output_type -> cohort.v1.NodeMessage
+	35, // 49: cohort.v1.Peers.Session:output_type -> cohort.v1.CoordinatorMessage
+	11, // 50: cohort.v1.Peers.Probe:output_type -> cohort.v1.ProbeResponse
+	14, // 51: cohort.v1.Peers.Configure:output_type -> cohort.v1.ConfigureResponse
+	4,  // 52: cohort.v1.Peers.ReportReplica:output_type -> cohort.v1.ReportReplicaResponse
+	47, // 53: cohort.v1.Peers.FetchCheckpoint:output_type -> cohort.v1.FileChunk
+	47, // 54: cohort.v1.Peers.FetchState:output_type -> cohort.v1.FileChunk
+	8,  // 55: cohort.v1.Peers.Hydrate:output_type -> cohort.v1.HydrateProgress
+	48, // 56: cohort.v1.Peers.VerifyCopies:output_type -> cohort.v1.VerifyProgress
+	48, // [48:57] is the sub-list for method output_type
+	39, // [39:48] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_cohort_v1_participants_proto_init() }
@@ -2495,20 +3381,21 @@ func file_cohort_v1_participants_proto_init() {
 	if File_cohort_v1_participants_proto != nil {
 		return
 	}
+	file_cohort_v1_checkpoints_proto_init()
 	file_cohort_v1_cluster_proto_init()
 	file_cohort_v1_transactions_proto_init()
-	file_cohort_v1_participants_proto_msgTypes[5].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[14].OneofWrappers = []any{
 		(*InstanceMessage_Hello)(nil),
 		(*InstanceMessage_StepResult)(nil),
 		(*InstanceMessage_Vote)(nil),
 		(*InstanceMessage_Goodbye)(nil),
 		(*InstanceMessage_Ready)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[9].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[18].OneofWrappers = []any{
 		(*StepResult_Reply)(nil),
 		(*StepResult_Failure)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[11].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[20].OneofWrappers = []any{
 		(*NodeMessage_Activated)(nil),
 		(*NodeMessage_Standby)(nil),
 		(*NodeMessage_Fenced)(nil),
@@ -2517,14 +3404,14 @@ func file_cohort_v1_participants_proto_init() {
 		(*NodeMessage_Notice)(nil),
 		(*NodeMessage_Refused)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[19].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[28].OneofWrappers = []any{
 		(*AgentMessage_Hello)(nil),
 		(*AgentMessage_Attached)(nil),
 		(*AgentMessage_Detached)(nil),
 		(*AgentMessage_FromInstance)(nil),
 		(*AgentMessage_Heartbeat)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[25].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[34].OneofWrappers = []any{
 		(*CoordinatorMessage_Welcome)(nil),
 		(*CoordinatorMessage_ToInstance)(nil),
 		(*CoordinatorMessage_Heartbeat)(nil),
@@ -2535,7 +3422,7 @@ func file_cohort_v1_participants_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohort_v1_participants_proto_rawDesc), len(file_cohort_v1_participants_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

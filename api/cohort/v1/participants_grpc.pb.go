@@ -125,9 +125,14 @@ var Participants_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Peers_Session_FullMethodName   = "/cohort.v1.Peers/Session"
-	Peers_Probe_FullMethodName     = "/cohort.v1.Peers/Probe"
-	Peers_Configure_FullMethodName = "/cohort.v1.Peers/Configure"
+	Peers_Session_FullMethodName         = "/cohort.v1.Peers/Session"
+	Peers_Probe_FullMethodName           = "/cohort.v1.Peers/Probe"
+	Peers_Configure_FullMethodName       = "/cohort.v1.Peers/Configure"
+	Peers_ReportReplica_FullMethodName   = "/cohort.v1.Peers/ReportReplica"
+	Peers_FetchCheckpoint_FullMethodName = "/cohort.v1.Peers/FetchCheckpoint"
+	Peers_FetchState_FullMethodName      = "/cohort.v1.Peers/FetchState"
+	Peers_Hydrate_FullMethodName         = "/cohort.v1.Peers/Hydrate"
+	Peers_VerifyCopies_FullMethodName    = "/cohort.v1.Peers/VerifyCopies"
 )
 
 // PeersClient is the client API for Peers service.
@@ -142,6 +147,20 @@ type PeersClient interface {
 	Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error)
 	// Configure changes the definition of a group that exists.
 	Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureResponse, error)
+	// ReportReplica tells the group's coordinator what its replica on a node holds:
+	// copies of checkpoints, and disk.
+	ReportReplica(ctx context.Context, in *ReportReplicaRequest, opts ...grpc.CallOption) (*ReportReplicaResponse, error)
+	// FetchCheckpoint sends the answering node's copy of a checkpoint, or a file
+	// that is being imported, as an export file.
+	FetchCheckpoint(ctx context.Context, in *FetchCheckpointRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileChunk], error)
+	// FetchState sends the group's state and log at exactly an index, in the form
+	// of a Raft snapshot.
+	FetchState(ctx context.Context, in *FetchStateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileChunk], error)
+	// Hydrate makes, on the answering node, the files that a replica of a restored
+	// incarnation starts from.
+	Hydrate(ctx context.Context, in *HydrateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HydrateProgress], error)
+	// VerifyCopies reads the answering node's own copies.
+	VerifyCopies(ctx context.Context, in *VerifyCheckpointRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyProgress], error)
 }
 
 type peersClient struct {
@@ -185,6 +204,92 @@ func (c *peersClient) Configure(ctx context.Context, in *ConfigureRequest, opts 
 	return out, nil
 }
 
+func (c *peersClient) ReportReplica(ctx context.Context, in *ReportReplicaRequest, opts ...grpc.CallOption) (*ReportReplicaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportReplicaResponse)
+	err := c.cc.Invoke(ctx, Peers_ReportReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peersClient) FetchCheckpoint(ctx context.Context, in *FetchCheckpointRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[1], Peers_FetchCheckpoint_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchCheckpointRequest, FileChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_FetchCheckpointClient = grpc.ServerStreamingClient[FileChunk]
+
+func (c *peersClient) FetchState(ctx context.Context, in *FetchStateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[2], Peers_FetchState_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchStateRequest, FileChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_FetchStateClient = grpc.ServerStreamingClient[FileChunk]
+
+func (c *peersClient) Hydrate(ctx context.Context, in *HydrateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HydrateProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[3], Peers_Hydrate_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[HydrateRequest, HydrateProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_HydrateClient = grpc.ServerStreamingClient[HydrateProgress]
+
+func (c *peersClient) VerifyCopies(ctx context.Context, in *VerifyCheckpointRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[4], Peers_VerifyCopies_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[VerifyCheckpointRequest, VerifyProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_VerifyCopiesClient = grpc.ServerStreamingClient[VerifyProgress]
+
 // PeersServer is the server API for Peers service.
 // All implementations must embed UnimplementedPeersServer
 // for forward compatibility.
@@ -197,6 +302,20 @@ type PeersServer interface {
 	Probe(context.Context, *ProbeRequest) (*ProbeResponse, error)
 	// Configure changes the definition of a group that exists.
 	Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error)
+	// ReportReplica tells the group's coordinator what its replica on a node holds:
+	// copies of checkpoints, and disk.
+	ReportReplica(context.Context, *ReportReplicaRequest) (*ReportReplicaResponse, error)
+	// FetchCheckpoint sends the answering node's copy of a checkpoint, or a file
+	// that is being imported, as an export file.
+	FetchCheckpoint(*FetchCheckpointRequest, grpc.ServerStreamingServer[FileChunk]) error
+	// FetchState sends the group's state and log at exactly an index, in the form
+	// of a Raft snapshot.
+	FetchState(*FetchStateRequest, grpc.ServerStreamingServer[FileChunk]) error
+	// Hydrate makes, on the answering node, the files that a replica of a restored
+	// incarnation starts from.
+	Hydrate(*HydrateRequest, grpc.ServerStreamingServer[HydrateProgress]) error
+	// VerifyCopies reads the answering node's own copies.
+	VerifyCopies(*VerifyCheckpointRequest, grpc.ServerStreamingServer[VerifyProgress]) error
 	mustEmbedUnimplementedPeersServer()
 }
 
@@ -215,6 +334,21 @@ func (UnimplementedPeersServer) Probe(context.Context, *ProbeRequest) (*ProbeRes
 }
 func (UnimplementedPeersServer) Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Configure not implemented")
+}
+func (UnimplementedPeersServer) ReportReplica(context.Context, *ReportReplicaRequest) (*ReportReplicaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportReplica not implemented")
+}
+func (UnimplementedPeersServer) FetchCheckpoint(*FetchCheckpointRequest, grpc.ServerStreamingServer[FileChunk]) error {
+	return status.Error(codes.Unimplemented, "method FetchCheckpoint not implemented")
+}
+func (UnimplementedPeersServer) FetchState(*FetchStateRequest, grpc.ServerStreamingServer[FileChunk]) error {
+	return status.Error(codes.Unimplemented, "method FetchState not implemented")
+}
+func (UnimplementedPeersServer) Hydrate(*HydrateRequest, grpc.ServerStreamingServer[HydrateProgress]) error {
+	return status.Error(codes.Unimplemented, "method Hydrate not implemented")
+}
+func (UnimplementedPeersServer) VerifyCopies(*VerifyCheckpointRequest, grpc.ServerStreamingServer[VerifyProgress]) error {
+	return status.Error(codes.Unimplemented, "method VerifyCopies not implemented")
 }
 func (UnimplementedPeersServer) mustEmbedUnimplementedPeersServer() {}
 func (UnimplementedPeersServer) testEmbeddedByValue()               {}
@@ -280,6 +414,68 @@ func _Peers_Configure_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peers_ReportReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeersServer).ReportReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peers_ReportReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeersServer).ReportReplica(ctx, req.(*ReportReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peers_FetchCheckpoint_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchCheckpointRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeersServer).FetchCheckpoint(m, &grpc.GenericServerStream[FetchCheckpointRequest, FileChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_FetchCheckpointServer = grpc.ServerStreamingServer[FileChunk]
+
+func _Peers_FetchState_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchStateRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeersServer).FetchState(m, &grpc.GenericServerStream[FetchStateRequest, FileChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_FetchStateServer = grpc.ServerStreamingServer[FileChunk]
+
+func _Peers_Hydrate_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(HydrateRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeersServer).Hydrate(m, &grpc.GenericServerStream[HydrateRequest, HydrateProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_HydrateServer = grpc.ServerStreamingServer[HydrateProgress]
+
+func _Peers_VerifyCopies_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(VerifyCheckpointRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeersServer).VerifyCopies(m, &grpc.GenericServerStream[VerifyCheckpointRequest, VerifyProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_VerifyCopiesServer = grpc.ServerStreamingServer[VerifyProgress]
+
 // Peers_ServiceDesc is the grpc.ServiceDesc for Peers service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -295,6 +491,10 @@ var Peers_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Configure",
 			Handler:    _Peers_Configure_Handler,
 		},
+		{
+			MethodName: "ReportReplica",
+			Handler:    _Peers_ReportReplica_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -302,6 +502,26 @@ var Peers_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Peers_Session_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "FetchCheckpoint",
+			Handler:       _Peers_FetchCheckpoint_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "FetchState",
+			Handler:       _Peers_FetchState_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Hydrate",
+			Handler:       _Peers_Hydrate_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "VerifyCopies",
+			Handler:       _Peers_VerifyCopies_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "cohort/v1/participants.proto",

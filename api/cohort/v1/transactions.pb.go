@@ -61,6 +61,9 @@ const (
 	Reason_REASON_UNKNOWN_PARTICIPANT Reason = 13
 	// The snapshot is older than the versions that are kept. Try again.
 	Reason_REASON_SNAPSHOT_TOO_OLD Reason = 14
+	// retention.max_disk or a node's disk reserve is reached. Try again once there
+	// is room.
+	Reason_REASON_DISK_FULL Reason = 15
 )
 
 // Enum value maps for Reason.
@@ -81,6 +84,7 @@ var (
 		12: "REASON_TOO_LARGE",
 		13: "REASON_UNKNOWN_PARTICIPANT",
 		14: "REASON_SNAPSHOT_TOO_OLD",
+		15: "REASON_DISK_FULL",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":         0,
@@ -98,6 +102,7 @@ var (
 		"REASON_TOO_LARGE":           12,
 		"REASON_UNKNOWN_PARTICIPANT": 13,
 		"REASON_SNAPSHOT_TOO_OLD":    14,
+		"REASON_DISK_FULL":           15,
 	}
 )
 
@@ -3510,7 +3515,7 @@ const file_cohort_v1_transactions_proto_rawDesc = "" +
 	"\bKIND_PUT\x10\x01\x12\x0f\n" +
 	"\vKIND_DELETE\x10\x02\x12\f\n" +
 	"\bKIND_ADD\x10\x03\x12\f\n" +
-	"\bKIND_LOG\x10\x04*\xdb\x02\n" +
+	"\bKIND_LOG\x10\x04*\xf1\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fREASON_CONFLICT\x10\x01\x12\x15\n" +
@@ -3527,7 +3532,8 @@ const file_cohort_v1_transactions_proto_rawDesc = "" +
 	"\x11REASON_SUPERSEDED\x10\v\x12\x14\n" +
 	"\x10REASON_TOO_LARGE\x10\f\x12\x1e\n" +
 	"\x1aREASON_UNKNOWN_PARTICIPANT\x10\r\x12\x1b\n" +
-	"\x17REASON_SNAPSHOT_TOO_OLD\x10\x0e2\x96\x05\n" +
+	"\x17REASON_SNAPSHOT_TOO_OLD\x10\x0e\x12\x14\n" +
+	"\x10REASON_DISK_FULL\x10\x0f2\x96\x05\n" +
 	"\fTransactions\x12:\n" +
 	"\x05Begin\x12\x17.cohort.v1.BeginRequest\x1a\x18.cohort.v1.BeginResponse\x124\n" +
 	"\x03Get\x12\x15.cohort.v1.GetRequest\x1a\x16.cohort.v1.GetResponse\x127\n" +
