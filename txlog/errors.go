@@ -25,6 +25,9 @@ var (
 	ErrClosed = errors.New("txlog: the replica is closed")
 	// ErrHalted: an error of the disk has halted the replica; Status tells it.
 	ErrHalted = errors.New("txlog: the replica has halted")
+	// ErrQuarantined: the replica's state differs from that of the others; it is
+	// being replaced, and not read until then.
+	ErrQuarantined = errors.New("txlog: the replica's state is not the group's")
 	// ErrLogLost: the replica was started before, and its Raft log is gone. It must
 	// not vote again; replace it by a replica with a new id.
 	ErrLogLost = errors.New("txlog: the replica was started before, but its Raft log is not here: it must not vote again; replace the node")

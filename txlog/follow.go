@@ -21,6 +21,9 @@ type Follower struct {
 // The error is ErrTruncated when it is no longer kept.
 func (r *Replica) Follow(from uint64) (*Follower, error) {
 	from = max(from, 1)
+	if err := r.Quarantined(); err != nil {
+		return nil, err
+	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.closed || r.files == nil {
@@ -62,6 +65,9 @@ func (f *Follower) Next(ctx context.Context, maxEntries int, maxBytes int64) ([]
 }
 
 func (f *Follower) read(end uint64, maxEntries int, maxBytes int64) ([]command.Entry, error) {
+	if err := f.replica.Quarantined(); err != nil {
+		return nil, err
+	}
 	f.replica.mu.RLock()
 	files, closed := f.replica.files, f.replica.closed
 	f.replica.mu.RUnlock()

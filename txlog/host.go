@@ -166,6 +166,14 @@ type ReplicaConfig struct {
 	Join bool
 	// Limits are those of the group's definition; the zero value is the defaults.
 	Limits command.Limits
+	// IndexBase and EpochBase are added to the Raft indexes and terms of the shard,
+	// so that those of a group's later incarnations, whose shards count from 1
+	// again, never meet those of the earlier ones. Everything outside this package
+	// sees the sums only.
+	IndexBase, EpochBase uint64
+	// State is where a replica without a state, or with a wrong one, gets it; nil
+	// means nowhere.
+	State StateSource
 }
 
 // StartReplica opens the replica's files and starts its shard.
@@ -187,7 +195,7 @@ func (h *Host) StartReplica(c ReplicaConfig) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	if index > 0 && !known {
+	if index > c.IndexBase && !known {
 		// dragonboat would panic, and should: a state without its Raft log.
 		return nil, errors.Join(fmt.Errorf("%w (replica %d of group %s, whose state is at index %d)", ErrLogLost, c.ReplicaID, c.Group, index), r.close())
 	}
@@ -196,7 +204,7 @@ func (h *Host) StartReplica(c ReplicaConfig) (*Replica, error) {
 		members = nil
 	}
 	h.failed.Delete(raftio.GetNodeInfo(c.ShardID, c.ReplicaID))
-	h.leaders.expect(c.ShardID)
+	h.leaders.expect(c.ShardID, c.EpochBase)
 	err = h.nh.StartOnDiskReplica(members, c.Join, func(uint64, uint64) statemachine.IOnDiskStateMachine { return &shard{r} }, config.Config{
 		ShardID:             c.ShardID,
 		ReplicaID:           c.ReplicaID,

@@ -24,18 +24,21 @@ type leaders struct {
 	// stopped are the shards that were stopped here: what dragonboat still has in
 	// its queue about them is of the past.
 	stopped map[uint64]bool
+	// bases are added to the terms of shards: ReplicaConfig.EpochBase.
+	bases map[uint64]uint64
 }
 
 type watch struct{ fn func(Leadership) }
 
 func newLeaders() *leaders {
-	return &leaders{last: make(map[uint64]Leadership), watches: make(map[uint64]map[*watch]struct{}), stopped: make(map[uint64]bool)}
+	return &leaders{last: make(map[uint64]Leadership), watches: make(map[uint64]map[*watch]struct{}), stopped: make(map[uint64]bool), bases: make(map[uint64]uint64)}
 }
 
 // expect says that a shard is about to be started here.
-func (l *leaders) expect(shardID uint64) {
+func (l *leaders) expect(shardID, epochBase uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.bases[shardID] = epochBase
 	delete(l.stopped, shardID)
 }
 
@@ -48,7 +51,7 @@ func (l *leaders) LeaderUpdated(info raftio.LeaderInfo) {
 	}
 	now := Leadership{
 		LeaderReplica: info.LeaderID,
-		Term:          info.Term,
+		Term:          info.Term + l.bases[info.ShardID],
 		Self:          info.LeaderID != raftio.NoLeader && info.LeaderID == info.ReplicaID,
 	}
 	l.last[info.ShardID] = now

@@ -85,6 +85,7 @@ func (r *Replica) open() (index uint64, err error) {
 	r.mu.Lock()
 	r.store, r.files = st, files
 	r.mu.Unlock()
+	r.empty = st.Synced() < r.config.IndexBase
 	r.publish(files.log.Next() - 1)
 	return st.Synced(), nil
 }

@@ -36,7 +36,7 @@ func (p *Proposal) Result() ([]command.Result, uint64, error) { return p.results
 // own. Errors, with nothing proposed: ErrOverloaded, ErrTooLarge, ErrNotReady,
 // ErrHalted, ErrClosed.
 func (r *Replica) Propose(batch *command.Batch, timeout time.Duration) (*Proposal, error) {
-	if r.Err() != nil {
+	if r.Err() != nil || r.Quarantined() != nil {
 		return nil, ErrHalted
 	}
 	data := command.AppendBatch(nil, batch)

@@ -29,7 +29,12 @@ type Replica struct {
 	files  *logFiles
 	closed bool
 
-	// The rest of the state machine's side is dragonboat's apply goroutine's.
+	// applying is held while entries are applied, a snapshot is installed, or the
+	// state is rebuilt; it guards what follows down to located.
+	applying sync.Mutex
+	// empty: the replica started without a state that its entries could be applied
+	// to, and gets one from another replica first.
+	empty   bool
 	machine *machine.Machine
 	limits  command.Limits
 	// located is false until the state says where the log ends: after the first
@@ -40,6 +45,8 @@ type Replica struct {
 	published atomic.Pointer[chan struct{}]
 
 	failure atomic.Pointer[haltError]
+	// quarantine says why the state must not be read.
+	quarantine atomic.Pointer[haltError]
 	// stop is closed when the replica is being stopped: who waits gives up.
 	stop    chan struct{}
 	stopped sync.Once
@@ -145,6 +152,24 @@ func (r *Replica) Status() Status {
 func (r *Replica) Err() error {
 	if f := r.failure.Load(); f != nil {
 		return f.err
+	}
+	return nil
+}
+
+// Quarantine says that the replica's state is not the group's: nothing reads it
+// from now on, until Rebuild has replaced it, and the replica gives its
+// leadership away.
+func (r *Replica) Quarantine(err error) {
+	if !r.quarantine.CompareAndSwap(nil, &haltError{fmt.Errorf("%w: %w", ErrQuarantined, err)}) {
+		return
+	}
+	r.log.Error("replica quarantined", zap.Error(err))
+}
+
+// Quarantined is why the replica's state is not to be read, nil when it may.
+func (r *Replica) Quarantined() error {
+	if q := r.quarantine.Load(); q != nil {
+		return q.err
 	}
 	return nil
 }

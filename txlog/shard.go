@@ -29,17 +29,21 @@ var _ statemachine.IOnDiskStateMachine = (*shard)(nil)
 // Open returns S: dragonboat applies everything after it. StartReplica has opened
 // the files, so that it can say what is wrong with them.
 func (s *shard) Open(<-chan struct{}) (uint64, error) {
-	return s.store.Synced(), nil
+	return s.raftIndex(s.store.Synced()), nil
 }
 
 // Update applies Raft entries.
 func (s *shard) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
 	if s.Err() == nil {
-		err := s.apply(entries)
+		err := s.update(entries)
 		if err == nil {
 			return entries, nil
 		}
-		s.halt(err)
+		if errors.Is(err, ErrClosed) {
+			<-s.left // the replica is being stopped
+		} else {
+			s.halt(err)
+		}
 	}
 	// The replica has left: nobody gets these, and nothing durable says that they
 	// were applied.
@@ -47,6 +51,34 @@ func (s *shard) Update(entries []statemachine.Entry) ([]statemachine.Entry, erro
 		entries[i].Result = statemachine.Result{}
 	}
 	return entries, nil
+}
+
+func (r *Replica) update(entries []statemachine.Entry) error {
+	r.applying.Lock()
+	defer r.applying.Unlock()
+	if !r.empty {
+		return r.apply(entries)
+	}
+	// There is nothing to apply them to: the state after them comes from elsewhere.
+	last := &entries[len(entries)-1]
+	if err := r.rebuildLocked(r.stop, r.logicalIndex(last.Index)); err != nil {
+		return err
+	}
+	for i := range entries {
+		entries[i].Result = statemachine.Result{Value: r.logicalIndex(entries[i].Index)}
+	}
+	r.empty = false
+	return nil
+}
+
+// logicalIndex and raftIndex translate: see ReplicaConfig.IndexBase.
+func (r *Replica) logicalIndex(raft uint64) uint64 { return raft + r.config.IndexBase }
+
+func (r *Replica) raftIndex(logical uint64) uint64 {
+	if logical < r.config.IndexBase {
+		return 0 // a replica that starts without a state
+	}
+	return logical - r.config.IndexBase
 }
 
 // apply applies entries as one update of the store; as several when one of them
@@ -66,15 +98,16 @@ func (r *Replica) apply(entries []statemachine.Entry) error {
 }
 
 func (r *Replica) applySome(entries []statemachine.Entry) (n int, err error) {
-	u := r.store.Begin(entries[0].Index)
+	u := r.store.Begin(r.logicalIndex(entries[0].Index))
 	defer u.Discard()
 	before := r.machine.Limits()
 	for i := range entries {
-		results, err := r.applyEntry(u, entries[i].Index, entries[i].Cmd)
+		index := r.logicalIndex(entries[i].Index)
+		results, err := r.applyEntry(u, index, entries[i].Cmd)
 		if err != nil {
-			return 0, fmt.Errorf("entry %d: %w", entries[i].Index, err)
+			return 0, fmt.Errorf("entry %d: %w", index, err)
 		}
-		entries[i].Result = statemachine.Result{Value: entries[i].Index, Data: command.AppendResults(nil, results)}
+		entries[i].Result = statemachine.Result{Value: index, Data: command.AppendResults(nil, results)}
 		n++
 		if r.machine.Limits() != before {
 			break
@@ -194,8 +227,11 @@ func (s *shard) RecoverFromSnapshot(r io.Reader, stop <-chan struct{}) error {
 	if s.Err() != nil {
 		return statemachine.ErrSnapshotStopped
 	}
+	s.applying.Lock()
+	defer s.applying.Unlock()
 	err := s.install(r, stop)
 	if err == nil {
+		s.empty = false
 		return nil
 	}
 	if !errors.Is(err, store.ErrStopped) {

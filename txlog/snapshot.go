@@ -21,6 +21,14 @@ type Snapshot struct {
 // Snapshot pins index, 0 being the last published one. Errors: ErrSnapshotTooOld,
 // ErrNotApplied, ErrNotReady, ErrClosed.
 func (r *Replica) Snapshot(index uint64) (*Snapshot, error) {
+	if err := r.Quarantined(); err != nil {
+		return nil, err
+	}
+	return r.snapshot(index)
+}
+
+// snapshot reads also what is quarantined.
+func (r *Replica) snapshot(index uint64) (*Snapshot, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.closed {
