@@ -15,8 +15,10 @@ const (
 	tagEntry   = 'e'
 
 	batchVersion   = 1
-	resultsVersion = 1
+	resultsVersion = 2
 	entryVersion   = 1
+	// entryVersion2 has the request's digest and the participants dropped before.
+	entryVersion2 = 2
 )
 
 // ErrMalformed is wrapped by every decoding error.
@@ -73,6 +75,8 @@ func appendCommand(dst []byte, c Command) []byte {
 	case *MoveHorizon:
 		dst = binary.AppendUvarint(dst, c.To)
 	case *Purge, *Unknown:
+	default:
+		dst = appendCheckpointCommand(dst, c)
 	}
 	return dst
 }
@@ -234,10 +238,12 @@ func (d *Decoder) command(r *wire.Reader, kind Kind) Command {
 		return &MoveHorizon{To: r.Uvarint()}
 	case KindPurge:
 		return &Purge{}
-	default:
-		r.Skip()
-		return &Unknown{Kind: kind}
 	}
+	if c := checkpointCommand(r, kind); c != nil {
+		return c
+	}
+	r.Skip()
+	return &Unknown{Kind: kind}
 }
 
 // decide appends to the decoder's slices. When one of them grows, the parts

@@ -2,6 +2,7 @@ package command
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"github.com/cohort-tx/cohort/txlog/command/wire"
 )
@@ -10,12 +11,20 @@ import (
 // what the chain of log hashes is taken over. Fields that do not belong to a
 // change's kind are not encoded.
 func AppendEntry(dst []byte, e *Entry) []byte {
-	dst = append(dst, tagEntry, entryVersion)
+	version := byte(entryVersion)
+	if e.RequestDigest != nil || e.Dropped != nil {
+		version = entryVersion2
+	}
+	dst = append(dst, tagEntry, version)
 	dst = binary.AppendUvarint(dst, e.Position)
 	dst = wire.AppendString(dst, e.ID)
 	dst = binary.AppendUvarint(dst, e.Begun)
 	dst = binary.AppendUvarint(dst, e.Index)
 	dst = binary.AppendVarint(dst, e.TimeUnixNano)
+	if version == entryVersion2 {
+		dst = wire.AppendBytes(dst, e.RequestDigest)
+		dst = AppendStrings(dst, e.Dropped)
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(e.Changes)))
 	for i := range e.Changes {
 		dst = appendChange(dst, &e.Changes[i])
@@ -47,13 +56,23 @@ func appendChange(dst []byte, c *Change) []byte {
 // data; its strings do not.
 func DecodeEntry(data []byte) (Entry, error) {
 	r := wire.NewReader(data)
-	header(&r, tagEntry, entryVersion)
+	if r.Byte() != tagEntry {
+		r.Fail(fmt.Sprintf("the first byte is not %q", tagEntry))
+	}
+	version := r.Byte()
+	if version != entryVersion && version != entryVersion2 {
+		r.Fail(fmt.Sprintf("version %d is not known here, only %d and %d", version, entryVersion, entryVersion2))
+	}
 	e := Entry{
 		Position:     r.Uvarint(),
 		ID:           r.String(),
 		Begun:        r.Uvarint(),
 		Index:        r.Uvarint(),
 		TimeUnixNano: r.Varint(),
+	}
+	if version == entryVersion2 {
+		e.RequestDigest = append([]byte{}, r.Bytes()...)
+		e.Dropped = ReadStrings(&r)
 	}
 	if n := r.Count(3); n > 0 {
 		// A change is some 25 times larger in memory than its shortest encoding:

@@ -25,7 +25,8 @@ func appendResult(dst []byte, r *Result) []byte {
 	dst = wire.AppendString(dst, r.Key)
 	dst = wire.AppendString(dst, r.Detail)
 	dst = binary.AppendUvarint(dst, r.Epoch)
-	return wire.AppendBool(dst, r.Remaining)
+	dst = wire.AppendBool(dst, r.Remaining)
+	return binary.AppendUvarint(dst, r.Number)
 }
 
 // AppendReceipt appends the encoding of a receipt; ReadReceipt reads it.
@@ -52,7 +53,7 @@ func ReadReceipt(r *wire.Reader) Receipt {
 func DecodeResults(data []byte) ([]Result, error) {
 	r := wire.NewReader(data)
 	header(&r, tagResults, resultsVersion)
-	n := r.Count(7)
+	n := r.Count(8)
 	results := make([]Result, n)
 	for i := range results {
 		results[i] = readResult(&r)
@@ -81,5 +82,6 @@ func readResult(r *wire.Reader) Result {
 	v.Detail = r.String()
 	v.Epoch = r.Uvarint()
 	v.Remaining = r.Bool()
+	v.Number = r.Uvarint()
 	return v
 }

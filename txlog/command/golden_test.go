@@ -19,7 +19,7 @@ func TestGolden(t *testing.T) {
 	entry := someEntry()
 	for name, data := range map[string][]byte{
 		"batch-1":   command.AppendBatch(nil, everything()),
-		"results-1": command.AppendResults(nil, someResults()),
+		"results-2": command.AppendResults(nil, someResults()),
 		"entry-1":   command.AppendEntry(nil, &entry),
 	} {
 		path := filepath.Join("testdata", "golden", name+".hex")

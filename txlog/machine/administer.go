@@ -28,6 +28,9 @@ func (e *entryRun) activate(c *command.Activate) command.Result {
 			return refused(command.ReasonMalformed, "the instance's node: %v", err)
 		}
 	}
+	if e.m.meta.Sealed {
+		return e.sealed()
+	}
 	p := e.m.participants[c.Participant]
 	if p == nil {
 		return refused(command.ReasonUnknownParticipant, "the group has no such participant")
@@ -58,6 +61,9 @@ func (e *entryRun) setActivation(p *participant, a Activation) {
 // configure sets the definition.
 func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 	m := e.m
+	if m.meta.Sealed {
+		return e.sealed(), nil
+	}
 	if c.Version != m.config.Version+1 {
 		return refused(command.ReasonStaleVersion, "the next version is %d, not %d", m.config.Version+1, c.Version), nil
 	}
@@ -66,6 +72,7 @@ func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 	}
 	drop := m.dropped(c.Participants)
 	var hold []uint32 // the dropped ids that have data
+	var names []string
 	for _, p := range drop {
 		has, err := e.hasData(p.ID)
 		if err != nil {
@@ -80,6 +87,7 @@ func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 			return r, nil
 		}
 		hold = append(hold, p.ID)
+		names = append(names, p.Name)
 	}
 	if len(m.config.Dropped)+len(hold) > maxDropped {
 		return refused(command.ReasonOverloaded, "%d dropped participants wait to be purged", len(m.config.Dropped)), nil
@@ -92,6 +100,7 @@ func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 	}
 	m.meta.ConfigVersion = c.Version
 	e.reconfigure(c, drop, hold)
+	e.noteDropped(names)
 	return command.Result{Status: command.StatusDone}, nil
 }
 
@@ -184,9 +193,6 @@ func (e *entryRun) moveHorizon(c *command.MoveHorizon) (command.Result, error) {
 		return refused(command.ReasonMalformed, "the horizon would be at %d, after this entry, %d", c.To, e.index), nil
 	}
 	done := command.Result{Status: command.StatusDone}
-	if c.To <= m.meta.Horizon {
-		return done, nil
-	}
 	rows, full, err := e.forgettable(c.To)
 	if err != nil {
 		return command.Result{}, err
@@ -197,10 +203,11 @@ func (e *entryRun) moveHorizon(c *command.MoveHorizon) (command.Result, error) {
 		}
 	}
 	switch {
+	// What an incarnation has from before it lies below its horizon from the start.
 	case !full:
-		m.meta.Horizon = c.To
+		m.meta.Horizon = max(m.meta.Horizon, c.To)
 	case len(rows) > 0:
-		m.meta.Horizon = rows[len(rows)-1].Index + 1
+		m.meta.Horizon = max(m.meta.Horizon, rows[len(rows)-1].Index+1)
 	}
 	done.Remaining = full
 	return done, nil

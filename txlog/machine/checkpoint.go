@@ -84,7 +84,7 @@ func (c *Checkpoint) Whole() bool { return len(c.Request.Participants) == 0 }
 type Schedule struct {
 	// NextNumber is that of the next attempt.
 	NextNumber uint64
-	// LogBytes is the size of all log entries so far, as they are encoded.
+	// LogBytes is Meta.LogBytes, as ReadSchedule finds it.
 	LogBytes uint64
 	// SinceUnixNano is when checkpoints became possible: what is due by time counts
 	// from there until there is a first one.
@@ -101,11 +101,14 @@ type Schedule struct {
 	Pending []command.CheckpointRequest
 	// LogFrom is the first position that retention keeps.
 	LogFrom uint64
+	// Dropped are the participants with data that the group has lost since the last
+	// log entry.
+	Dropped []string
 }
 
 // Origin says what an incarnation was made from; the first one has none.
 type Origin struct {
-	// Digest over the state as it was made: see ImageDigest.
+	// Digest over the outcomes and the participants' data as they were made.
 	Digest [32]byte
 	// Group, Incarnation and Position of the source, and the number of the
 	// checkpoint that it began with.

@@ -81,6 +81,9 @@ func (e *entryRun) checkOpen(known Decision, begun uint64) (command.Result, bool
 	if e.m.meta.ConfigVersion == 0 {
 		return refused(command.ReasonUnconfigured, "the group has no definition yet"), false
 	}
+	if e.m.meta.Sealed {
+		return e.sealed(), false
+	}
 	if known == DecisionForgotten {
 		return refused(command.ReasonExpired, "the attempt began at %d, before the outcome horizon, %d", begun, e.m.meta.Horizon), false
 	}
@@ -262,6 +265,7 @@ func (e *entryRun) commit(d *command.Decide, o *Outcome, found bool) command.Res
 		TimeUnixNano: e.now,
 		Changes:      e.takeChanges(),
 	}
+	e.extend(&entry, d)
 	m.meta.LogHash = m.chain(&entry)
 	m.meta.Position = entry.Position
 	e.entries = append(e.entries, entry)

@@ -10,6 +10,9 @@ const (
 	tableOutcome    = 0x05
 	tableDecided    = 0x06
 	tableData       = 0x07
+	tableCheckpoint = 0x08
+	tableSchedule   = 0x09
+	tableOrigin     = 0x0a
 )
 
 // FirstKey is where the logical state begins; keys below it belong to the store
@@ -19,10 +22,17 @@ var firstKey = []byte{tableMeta}
 var (
 	metaKey   = []byte{tableMeta}
 	configKey = []byte{tableConfig}
+
+	scheduleKey = []byte{tableSchedule}
+	originKey   = []byte{tableOrigin}
 )
 
 func appendActivationKey(dst []byte, participant string) []byte {
 	return append(append(dst, tableActivation), participant...)
+}
+
+func appendCheckpointKey(dst []byte, number uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, tableCheckpoint), number)
 }
 
 func appendOutcomeKey(dst []byte, id string) []byte {

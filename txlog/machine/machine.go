@@ -18,6 +18,9 @@ type Machine struct {
 	meta         Meta
 	config       Config
 	participants map[string]*participant
+	schedule     Schedule
+	// cut is the checkpoint that the last entry recorded.
+	cut *Checkpoint
 
 	decoder command.Decoder
 	writes  writeSet
@@ -52,6 +55,9 @@ func (m *Machine) Reload(r Reader) error {
 	if err != nil {
 		return fmt.Errorf("load the state machine: %w", err)
 	}
+	if m.schedule, err = ReadSchedule(r); err != nil {
+		return fmt.Errorf("load the state machine: %w", err)
+	}
 	m.participants = make(map[string]*participant, len(m.config.Participants))
 	for _, p := range m.config.Participants {
 		m.participants[p.Name] = &participant{Participant: p}
@@ -78,6 +84,7 @@ func (m *Machine) Apply(st State, index uint64, data []byte) ([]command.Result, 
 	}
 	// Until the end, the caches may be ahead of what the caller keeps.
 	m.loaded = false
+	m.cut = nil
 	run := &entryRun{m: m, st: st, index: index, used: EntryOverhead(), before: m.meta}
 	run.bound = EntryBound(m.config.Limits)
 	results, err := run.batch(data)
@@ -103,6 +110,8 @@ type entryRun struct {
 	changes []command.Change
 	entries []command.Entry
 	decided []string
+	// alone: the batch holds one command. scheduled: the schedule has changed.
+	alone, scheduled bool
 }
 
 func (e *entryRun) batch(data []byte) ([]command.Result, error) {
@@ -120,6 +129,7 @@ func (e *entryRun) batch(data []byte) ([]command.Result, error) {
 	}
 	e.now = m.meta.TimeUnixNano
 	e.reserve(b)
+	e.alone = len(b.Commands) == 1
 	results := make([]command.Result, len(b.Commands))
 	for i, c := range b.Commands {
 		if results[i], err = e.command(c); err != nil {
@@ -130,6 +140,9 @@ func (e *entryRun) batch(data []byte) ([]command.Result, error) {
 		row := decided{Index: e.index, TimeUnixNano: e.now, IDs: e.decided}
 		e.st.Set(appendDecidedKey(nil, e.index), appendDecided(nil, &row))
 		m.meta.LastDecided = e.index
+	}
+	if e.scheduled {
+		e.st.Set(scheduleKey, appendSchedule(nil, &m.schedule))
 	}
 	e.writeMeta()
 	return results, nil
@@ -176,6 +189,9 @@ func (e *entryRun) command(c command.Command) (command.Result, error) {
 		return e.moveHorizon(c)
 	case *command.Purge:
 		return e.purge()
+	}
+	if r, handled, err := e.checkpointCommand(c); handled || err != nil {
+		return r, err
 	}
 	panic(fmt.Sprintf("machine: the decoder gave a command of type %T", c))
 }
@@ -246,6 +262,9 @@ func (m *Machine) chain(entry *command.Entry) [32]byte {
 	m.recordBuf = append(m.recordBuf[:0], m.meta.LogHash[:]...)
 	m.recordBuf = command.AppendEntry(m.recordBuf, entry)
 	sum := sha256.Sum256(m.recordBuf)
+	if m.meta.FeatureLevel >= 2 {
+		m.meta.LogBytes += uint64(len(m.recordBuf) - len(m.meta.LogHash))
+	}
 	if cap(m.recordBuf) > keptBufferBytes {
 		m.recordBuf = nil
 	}

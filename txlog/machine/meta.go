@@ -10,6 +10,9 @@ import (
 // recordVersion is the first byte of every record but data.
 const recordVersion = 1
 
+// metaVersion2 has what feature level 2 brings.
+const metaVersion2 = 2
+
 // Meta is what the machine keeps about the group as a whole: one record, written
 // at most once per entry.
 type Meta struct {
@@ -38,6 +41,13 @@ type Meta struct {
 	ConfigVersion uint64
 	// Refusals counts the undecodable batches and unknown commands so far.
 	Refusals uint64
+	// FeatureLevel is what the group's members have agreed to support; 0 is 1.
+	FeatureLevel uint64
+	// Sealed: nothing commits any more, for the sake of the restore SealToken.
+	Sealed    bool
+	SealToken string
+	// LogBytes is the size of all log entries since level 2, as they are encoded.
+	LogBytes uint64
 }
 
 // ReadMeta reads the meta record; before the first entry it is zero.
@@ -50,7 +60,11 @@ func ReadMeta(r Reader) (Meta, error) {
 }
 
 func appendMeta(dst []byte, m *Meta) []byte {
-	dst = append(dst, recordVersion)
+	version := byte(recordVersion)
+	if m.FeatureLevel >= 2 {
+		version = metaVersion2
+	}
+	dst = append(dst, version)
 	dst = binary.AppendUvarint(dst, m.Incarnation)
 	dst = binary.AppendUvarint(dst, m.Position)
 	dst = append(dst, m.LogHash[:]...)
@@ -62,11 +76,22 @@ func appendMeta(dst []byte, m *Meta) []byte {
 	dst = binary.AppendUvarint(dst, m.LastDecided)
 	dst = binary.AppendVarint(dst, m.TimeUnixNano)
 	dst = binary.AppendUvarint(dst, m.ConfigVersion)
-	return binary.AppendUvarint(dst, m.Refusals)
+	dst = binary.AppendUvarint(dst, m.Refusals)
+	if version == metaVersion2 {
+		dst = binary.AppendUvarint(dst, m.FeatureLevel)
+		dst = wire.AppendBool(dst, m.Sealed)
+		dst = wire.AppendString(dst, m.SealToken)
+		dst = binary.AppendUvarint(dst, m.LogBytes)
+	}
+	return dst
 }
 
 func decodeMeta(v []byte) (Meta, error) {
-	r := openRecord(v)
+	r := wire.NewReader(v)
+	version := r.Byte()
+	if version != recordVersion && version != metaVersion2 {
+		r.Fail(fmt.Sprintf("version %d is not known here, only %d and %d", version, recordVersion, metaVersion2))
+	}
 	var m Meta
 	m.Incarnation = r.Uvarint()
 	m.Position = r.Uvarint()
@@ -80,6 +105,12 @@ func decodeMeta(v []byte) (Meta, error) {
 	m.TimeUnixNano = r.Varint()
 	m.ConfigVersion = r.Uvarint()
 	m.Refusals = r.Uvarint()
+	if version == metaVersion2 {
+		m.FeatureLevel = r.Uvarint()
+		m.Sealed = r.Bool()
+		m.SealToken = r.String()
+		m.LogBytes = r.Uvarint()
+	}
 	if err := r.Finish(); err != nil {
 		return Meta{}, &CorruptError{Key: metaKey, Err: err}
 	}

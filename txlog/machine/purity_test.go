@@ -20,7 +20,7 @@ func TestPure(t *testing.T) {
 	allowed := map[string][]string{
 		".": {"bytes", "crypto/sha256", "encoding/binary", "errors", "fmt", "hash", "math", "slices", "strconv", "strings",
 			"time", "unicode/utf8", "github.com/cohort-tx/cohort/txlog/command", "github.com/cohort-tx/cohort/txlog/command/wire"},
-		"../command":      {"encoding/binary", "errors", "fmt", "unicode", "unicode/utf8", "github.com/cohort-tx/cohort/txlog/command/wire"},
+		"../command":      {"crypto/sha256", "encoding/binary", "errors", "fmt", "hash", "unicode", "unicode/utf8", "github.com/cohort-tx/cohort/txlog/command/wire"},
 		"../command/wire": {"encoding/binary", "fmt"},
 	}
 	for dir, imports := range allowed {

@@ -27,6 +27,12 @@ const (
 	counterBytes = 20
 	// activationBytes bounds an activation's key and record.
 	activationBytes = 2*command.MaxNameBytes + command.MaxIDBytes + 64 + writeOverhead
+	// requestBytes bounds a request for a checkpoint, scheduleBytes the schedule,
+	// checkpointBytes a checkpoint's record.
+	requestBytes    = command.MaxIDBytes + (command.MaxParticipants+1)*(command.MaxNameBytes+1) + 32
+	scheduleBytes   = 256 + command.MaxRequests*requestBytes + maxDropped*(command.MaxNameBytes+1) + writeOverhead
+	checkpointBytes = 512 + requestBytes + 2*command.MaxDetailBytes + command.MaxCopies*(command.MaxNameBytes*2+command.MaxDetailBytes+96) +
+		command.MaxSections*(12+command.MaxNameBytes+64) + writeOverhead
 	// reservedBytes and reservedKeys are room beside the largest transaction. It
 	// holds whatever the limits are: the largest definition, or forgetting the
 	// largest entry, and the records written once per entry.
@@ -77,6 +83,18 @@ func CommandSize(c command.Command) Size {
 			Bytes: uint64(len(c.Definition)) + n*(command.MaxNameBytes+16+activationBytes) + 1024,
 			Keys:  n + 1,
 		}
+	case *command.RequestCheckpoint:
+		return Size{Bytes: scheduleBytes, Keys: 1}
+	case *command.Checkpoint, *command.AbandonCheckpoint, *command.NotePause:
+		return Size{Bytes: scheduleBytes + 2*checkpointBytes, Keys: 3}
+	case *command.ReportCopy:
+		// Its own record; and older ones that fail by it, of which retention leaves
+		// few: those beyond do not fit, and the command comes again alone.
+		return Size{Bytes: 8 * checkpointBytes, Keys: 8 + maxUnfinished}
+	case *command.Retain:
+		return Size{Bytes: scheduleBytes + uint64(len(c.Drop))*(16+writeOverhead), Keys: 1 + uint64(len(c.Drop))}
+	case *command.Begin:
+		return Size{Bytes: scheduleBytes + uint64(len(c.Carried))*checkpointBytes + 1024, Keys: 2 + uint64(len(c.Carried))}
 	}
 	return Size{}
 }
