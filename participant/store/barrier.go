@@ -25,7 +25,8 @@ func (s *Store) barrierLocked() error {
 	}
 	g := s.current // only the holder of barrierMu swaps it
 	// Before the files are listed: a memtable that comes later holds nothing of it.
-	if target := s.published.Load(); target > g.synced.Load() {
+	synced := g.synced.Load()
+	if target := s.published.Load(); target > synced {
 		if err := syncMemtables(g.dir); err != nil {
 			return s.fail(fmt.Errorf("store: syncing the memtables of %s: %w", g.dir, err))
 		}
@@ -36,12 +37,18 @@ func (s *Store) barrierLocked() error {
 		if err := s.Err(); err != nil {
 			return err
 		}
-		if err := g.slots.write(target); err != nil {
+		synced = target
+	}
+	// D is durable before badger may throw anything below it away: after a restart
+	// reads above it must still be exact.
+	floor := g.nextFloor(time.Now(), synced)
+	if synced > g.slots.index || floor > g.slots.floor {
+		if err := g.slots.write(synced, floor); err != nil {
 			return s.fail(fmt.Errorf("store: writing S of %s: %w", g.dir, err))
 		}
-		g.synced.Store(target)
+		g.synced.Store(synced)
 	}
-	g.raiseFloor(time.Now())
+	g.raiseFloor(floor)
 	return nil
 }
 

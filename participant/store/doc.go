@@ -16,9 +16,10 @@
 //	└ discard floor: below it versions are being thrown away
 //
 // Reads at an index in [D, P] are exact. Below D they are ErrSnapshotTooOld,
-// above P ErrNotApplied: never silently wrong. An index that a View pins holds
-// D back until the View is closed, and what was superseded less than
-// Options.KeepVersions ago holds it back too.
+// above P ErrNotApplied: never silently wrong. An index that a View or a Hold pins
+// holds D back until it is let go, and what was superseded less than
+// Options.KeepVersions ago holds it back too. D is on disk before badger may act on
+// it, so that after a restart reads from it on are still exact.
 //
 // # The barrier
 //
@@ -30,7 +31,7 @@
 //  2. fsync every *.mem file by path, then the directory. A memtable that is
 //     gone by now has been flushed to a table, which badger syncs itself.
 //  3. run Options.Barrier: the log's own fsync.
-//  4. write S into the older slot of SYNCED and fsync it.
+//  4. write S, and how far D goes, into the older slot of SYNCED and fsync it.
 //  5. only now may D rise.
 //
 // A crash between any two steps leaves the former S, and D at or below it. A
@@ -45,7 +46,8 @@
 //	  gen-00000001/   one badger database and its SYNCED file
 //
 //	SYNCED: two slots, 4096 bytes apart, written in turn
-//	  magic [8] | version u32 | sequence u64 | S u64 | crc32c u32
+//	  magic [8] | version u32 | sequence u64 | S u64 | D u64 | crc32c u32
+//	  version 1 has no D: it was S.
 //
 // Restore builds a new generation beside the living one and swaps CURRENT by
 // rename; a generation that CURRENT does not name is removed when the store is

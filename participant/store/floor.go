@@ -8,8 +8,10 @@ import "time"
 // The generation's lock guards it.
 type versionFloor struct {
 	index uint64
-	pins  map[uint64]int
-	keep  time.Duration
+	// target is where the floor is about to be: pins below it are refused.
+	target uint64
+	pins   map[uint64]int
+	keep   time.Duration
 	// seen are synced indexes with the time at which they were the newest, oldest
 	// first.
 	seen []floorSample
@@ -25,11 +27,11 @@ type floorSample struct {
 const floorSamples = 16
 
 func newVersionFloor(index uint64, keep time.Duration) versionFloor {
-	return versionFloor{index: index, pins: make(map[uint64]int), keep: keep}
+	return versionFloor{index: index, target: index, pins: make(map[uint64]int), keep: keep}
 }
 
 func (f *versionFloor) pin(index uint64) bool {
-	if index < f.index {
+	if index < max(f.index, f.target) {
 		return false
 	}
 	f.pins[index]++
@@ -42,8 +44,9 @@ func (f *versionFloor) unpin(index uint64) {
 	}
 }
 
-// advance raises the floor as far as it may go, synced being S now.
-func (f *versionFloor) advance(now time.Time, synced uint64) uint64 {
+// next is how far the floor may go, synced being S now. It rises there by raise,
+// once that is durable.
+func (f *versionFloor) next(now time.Time, synced uint64) uint64 {
 	if n := len(f.seen); n == 0 || now.Sub(f.seen[n-1].at) >= f.keep/floorSamples {
 		f.seen = append(f.seen, floorSample{at: now, index: synced})
 	}
@@ -59,10 +62,14 @@ func (f *versionFloor) advance(now time.Time, synced uint64) uint64 {
 	}
 	if old >= 0 {
 		f.seen = append(f.seen[:0], f.seen[old:]...)
-		f.index = max(f.index, f.belowPins(f.seen[0].index))
+		f.target = max(f.index, f.belowPins(f.seen[0].index))
 	}
-	return f.index
+	return max(f.target, f.index)
 }
+
+// raise moves the floor to target. From next on no index below target can be
+// pinned any more, so that nobody has begun to read there meanwhile.
+func (f *versionFloor) raise(target uint64) { f.index = max(f.index, target) }
 
 func (f *versionFloor) belowPins(d uint64) uint64 {
 	for p := range f.pins {

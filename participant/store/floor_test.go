@@ -19,7 +19,9 @@ func TestFloorRises(t *testing.T) {
 	f := newVersionFloor(10, 4*time.Second)
 	want := func(now float64, synced, floor uint64) {
 		t.Helper()
-		if got := f.advance(at(now), synced); got != floor {
+		got := f.next(at(now), synced)
+		f.raise(got)
+		if got != floor {
 			t.Fatalf("at %v s, synced %d: the floor is %d, want %d", now, synced, got, floor)
 		}
 	}
@@ -39,7 +41,7 @@ func TestFloorRises(t *testing.T) {
 	f.unpin(45)
 	want(31, 60, 60)
 	for i := range 10_000 {
-		f.advance(at(40+float64(i)/1000), 70)
+		f.raise(f.next(at(40+float64(i)/1000), 70))
 	}
 	if len(f.seen) > floorSamples+2 {
 		t.Fatalf("%d samples", len(f.seen))

@@ -31,6 +31,8 @@ type generation struct {
 
 	mu    sync.Mutex
 	floor versionFloor
+	// held are the holds of Options.Holds that nobody has taken over.
+	held  map[uint64]*Hold
 	views int
 	// retired is set when another generation has become current; drained is
 	// closed when it is and the last view is closed.
@@ -83,11 +85,14 @@ func openGeneration(o *Options, number uint64) (*generation, error) {
 	}
 	g := &generation{
 		number: number, dir: dir, db: db, slots: slots,
-		floor:   newVersionFloor(slots.index, o.KeepVersions),
+		floor:   newVersionFloor(slots.floor, o.KeepVersions),
 		drained: make(chan struct{}), idle: make(chan struct{}),
 	}
 	g.synced.Store(slots.index)
 	if err := g.load(o, slots.index); err != nil {
+		return nil, errors.Join(err, db.Close(), slots.close())
+	}
+	if err := g.takeHolds(o, slots.index); err != nil {
 		return nil, errors.Join(err, db.Close(), slots.close())
 	}
 	db.SetDiscardTs(g.floor.index)
@@ -201,9 +206,17 @@ func (g *generation) drainLocked() {
 	}
 }
 
-// raiseFloor moves D after a barrier.
-func (g *generation) raiseFloor(now time.Time) {
+// nextFloor is where D goes once that is durable.
+func (g *generation) nextFloor(now time.Time, synced uint64) uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.db.SetDiscardTs(g.floor.advance(now, g.synced.Load()))
+	return g.floor.next(now, synced)
+}
+
+// raiseFloor moves D.
+func (g *generation) raiseFloor(floor uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.floor.raise(floor)
+	g.db.SetDiscardTs(g.floor.index)
 }

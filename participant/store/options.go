@@ -68,6 +68,9 @@ type Options struct {
 	// Logger gets badger's messages and failures of the periodic barrier. nil logs
 	// nothing.
 	Logger *zap.Logger
+	// Holds tells, with the state at S, which indexes must stay readable from the
+	// beginning: see Store.Held. nil means none.
+	Holds func(r *View) ([]uint64, error)
 	// Barrier is further work of each barrier, done before S is written: the fsync
 	// of what S also promises. It must not call the store. nil does nothing.
 	Barrier func() error
