@@ -25,6 +25,8 @@ var (
 	ErrClosed = errors.New("txlog: the replica is closed")
 	// ErrHalted: an error of the disk has halted the replica; Status tells it.
 	ErrHalted = errors.New("txlog: the replica has halted")
+	// ErrNoCopy: the node has no whole copy of the checkpoint.
+	ErrNoCopy = errors.New("txlog: no whole copy of the checkpoint is here")
 	// ErrQuarantined: the replica's state differs from that of the others; it is
 	// being replaced, and not read until then.
 	ErrQuarantined = errors.New("txlog: the replica's state is not the group's")

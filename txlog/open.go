@@ -49,6 +49,7 @@ func (r *Replica) storeOptions() store.Options {
 		MaxEntryBytes: int64(bound.Bytes) + location,
 		MaxEntryKeys:  int(bound.Keys) + keys,
 		Barrier:       r.syncLog,
+		Holds:         r.wantedHolds,
 		Logger:        r.log,
 	}
 }
@@ -81,6 +82,9 @@ func (r *Replica) open() (index uint64, err error) {
 	files, err := r.openLog(st)
 	if err != nil {
 		return 0, errors.Join(err, st.Close())
+	}
+	if err := r.takeHolds(st); err != nil {
+		return 0, errors.Join(err, files.log.Close(), st.Close())
 	}
 	r.mu.Lock()
 	r.store, r.files = st, files

@@ -1,6 +1,7 @@
 package txlog
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -41,6 +42,7 @@ type Replica struct {
 	// start and after an install, the next entry does.
 	located  bool
 	position atomic.Uint64 // of the published state
+	cuts     cuts
 	// published is closed, and another one made, when more is published.
 	published atomic.Pointer[chan struct{}]
 
@@ -94,6 +96,25 @@ func (r *Replica) Leadership() Leadership { return r.host.Leadership(r.config.Sh
 // Watch is Host.Watch for the replica's shard.
 func (r *Replica) Watch(fn func(Leadership)) (cancel func()) {
 	return r.host.Watch(r.config.ShardID, fn)
+}
+
+// giveUpLeadership makes another member lead, if this one does.
+func (r *Replica) giveUpLeadership() error {
+	if !r.Leadership().Self {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), readIndexTimeout)
+	defer cancel()
+	m, err := r.host.nh.SyncGetShardMembership(ctx, r.config.ShardID)
+	if err != nil {
+		return fmt.Errorf("txlog: the members of group %s: %w", r.config.Group, err)
+	}
+	for id := range m.Nodes {
+		if id != r.config.ReplicaID {
+			return r.TransferLeadership(id)
+		}
+	}
+	return nil
 }
 
 // TransferLeadership asks the shard to make another replica its leader; it does

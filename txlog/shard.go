@@ -139,6 +139,11 @@ func (r *Replica) applyEntry(u *store.Update, index uint64, data []byte) ([]comm
 			}
 		}
 	}
+	if cut, ok := r.machine.Cut(); ok {
+		if err := r.holdCut(&cut); err != nil {
+			return nil, err
+		}
+	}
 	if len(committed) > 0 || !r.located {
 		u.Set(locationKey, encodeLocation(r.files.id, r.files.log.End()))
 		r.located = true
@@ -170,6 +175,9 @@ func (r *Replica) grow() error {
 	st, err := store.Open(r.storeOptions())
 	if err != nil {
 		return err
+	}
+	if err := r.takeHolds(st); err != nil {
+		return errors.Join(err, st.Close())
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -84,6 +84,7 @@ func recordSum(b []byte) uint32 {
 	return crc32.Update(sum, castagnoli, b[8:])
 }
 
+func headerFirst(b []byte) uint64    { return binary.BigEndian.Uint64(b[20:]) }
 func recordLength(b []byte) uint32   { return binary.BigEndian.Uint32(b) }
 func recordPosition(b []byte) uint64 { return binary.BigEndian.Uint64(b[8:]) }
 

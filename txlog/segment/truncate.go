@@ -6,10 +6,42 @@ import (
 	"os"
 )
 
+// ClosedSegment is a sealed segment: it holds the positions from First to Next-1.
+type ClosedSegment struct {
+	First, Next uint64
+	Path        string
+}
+
 // TruncateBefore unlinks the segments that hold nothing at or above position; the
 // active one stays. First tells what is kept. Readers of an unlinked segment read
 // on.
 func (l *Log) TruncateBefore(position uint64) error {
+	return l.TruncateBeforeFunc(position, func(ClosedSegment) error { return nil }, os.Remove)
+}
+
+// TruncateBeforeFunc is TruncateBefore for an owner that wants a segment copied
+// elsewhere before it goes, and removed its own way. copy is called while the
+// segment can still be read; the first error ends the truncation, and what was not
+// removed stays.
+func (l *Log) TruncateBeforeFunc(position uint64, copy func(ClosedSegment) error, remove func(path string) error) error {
+	for {
+		s, ok, err := l.oldest(position)
+		if err != nil || !ok {
+			return err
+		}
+		// Without a lock: it may take long.
+		if err := copy(s); err != nil {
+			return err
+		}
+		if err := l.dropOldest(s, remove); err != nil {
+			return err
+		}
+	}
+}
+
+// dropOldest removes a segment, on disk before the next one goes: what a crash or
+// an error leaves is a log without holes.
+func (l *Log) dropOldest(s ClosedSegment, remove func(path string) error) error {
 	// Reset and Close stay away, which may be about to make or unlink files.
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
@@ -18,25 +50,33 @@ func (l *Log) TruncateBefore(position uint64) error {
 		l.mu.Unlock()
 		return err
 	}
-	n := 0
-	for n < len(l.closed) && l.afterLocked(n) <= position {
-		n++
+	if len(l.closed) == 0 || l.closed[0].path != s.Path {
+		l.mu.Unlock()
+		return nil // reset meanwhile
 	}
 	// Nobody begins to read what is no longer in the list.
-	unlink := l.closed[:n]
-	l.closed = l.closed[n:]
+	l.closed = l.closed[1:]
 	l.mu.Unlock()
-	for _, f := range unlink {
-		// Oldest first, each on disk before the next: what a crash or an error leaves
-		// is a log without holes.
-		if err := os.Remove(f.path); err != nil {
-			return fmt.Errorf("segment: %w", err)
-		}
-		if err := syncDir(l.dir); err != nil {
-			return fmt.Errorf("segment: %w", err)
-		}
+	if err := remove(s.Path); err != nil {
+		return fmt.Errorf("segment: %w", err)
+	}
+	if err := syncDir(l.dir); err != nil {
+		return fmt.Errorf("segment: %w", err)
 	}
 	return nil
+}
+
+// oldest is the first segment, if it holds nothing at or above position.
+func (l *Log) oldest(position uint64) (ClosedSegment, bool, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if err := l.usableLocked(); err != nil {
+		return ClosedSegment{}, false, err
+	}
+	if len(l.closed) == 0 || l.afterLocked(0) > position {
+		return ClosedSegment{}, false, nil
+	}
+	return ClosedSegment{First: l.closed[0].first, Next: l.afterLocked(0), Path: l.closed[0].path}, true, nil
 }
 
 // afterLocked is the position behind the i-th closed segment.

@@ -1,0 +1,279 @@
+package txlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/cohort-tx/cohort/participant/store"
+	"github.com/cohort-tx/cohort/txlog/checkpoint"
+	"github.com/cohort-tx/cohort/txlog/command"
+	"github.com/cohort-tx/cohort/txlog/machine"
+	"github.com/cohort-tx/cohort/txlog/segment"
+)
+
+const (
+	// hydrateStepBytes and hydrateStepRecords bound what is committed at once while
+	// a state is made.
+	hydrateStepBytes   = 2 << 20
+	hydrateStepRecords = 4096
+	// hydrateSteps is how many steps fit before the index base: they take the
+	// indexes below it.
+	hydrateSteps = 1 << 40
+)
+
+// HydrateSpec says what to make a state from.
+type HydrateSpec struct {
+	// Dir is where the files go; it must not exist.
+	Dir string
+	// Image says what the state becomes.
+	Image machine.ImageSpec
+	// Checkpoint is where it begins.
+	Checkpoint *checkpoint.Reader
+	// Entries gives the log entries after the checkpoint, in order and without a
+	// gap; nil when Position is the checkpoint's.
+	Entries func(from uint64) (EntryReader, error)
+	// Position is where it ends.
+	Position uint64
+	Limits   command.Limits
+	// Progress, if not nil, is told of the work done so far, now and then.
+	Progress func(HydrateProgress)
+	Logger   *zap.Logger
+}
+
+// EntryReader gives the next log entry and the size of its encoding; io.EOF after
+// the last.
+type EntryReader interface {
+	Next(ctx context.Context) (e command.Entry, encoded int, err error)
+	Close() error
+}
+
+// HydrateProgress is how far a state has come.
+type HydrateProgress struct {
+	// BytesDone of BytesTotal of the checkpoint are loaded; then the log is replayed
+	// up to Position.
+	BytesDone, BytesTotal uint64
+	Position              uint64
+}
+
+// Hydrated describes a state that was made.
+type Hydrated struct {
+	machine.ImageResult
+	Entries uint64
+	// Bytes of keys and values that were loaded.
+	Bytes        uint64
+	Load, Replay time.Duration
+}
+
+// Hydrate makes the files of a replica from a checkpoint and the log after it.
+// When it returns without an error they are durable, and StartReplica can start
+// from them once they are at the replica's place; otherwise nothing is left of
+// them. The checkpoint is verified before anything is made of it.
+func Hydrate(ctx context.Context, s HydrateSpec) (h Hydrated, err error) {
+	if s.Logger == nil {
+		s.Logger = zap.NewNop()
+	}
+	if s.Image.IndexBase <= hydrateSteps {
+		panic("txlog: invariant: a restored incarnation's indexes begin far above 0")
+	}
+	if err := s.Checkpoint.Verify(ctx, nil); err != nil {
+		return h, err
+	}
+	if err := os.Mkdir(s.Dir, 0o755); err != nil {
+		return h, fmt.Errorf("txlog: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(s.Dir))
+		}
+	}()
+	r := &Replica{limits: s.Limits.WithDefaults(), dir: s.Dir, log: s.Logger}
+	st, err := store.Open(r.storeOptions())
+	if err != nil {
+		return h, err
+	}
+	hy := &hydration{spec: &s, store: st, next: s.Image.IndexBase - hydrateSteps, result: &h}
+	err = hy.run(ctx)
+	if err == nil {
+		err = st.Barrier()
+	}
+	if err = errors.Join(err, st.Close()); err != nil {
+		return h, err
+	}
+	return h, hydrateLog(&s, h.Meta.Incarnation)
+}
+
+// hydration is one run of Hydrate.
+type hydration struct {
+	spec   *HydrateSpec
+	store  *store.Store
+	update *store.Update
+	image  *machine.Image
+	// next is the index of the next step; the last one is the index base.
+	next    uint64
+	records int
+	bytes   int
+	result  *Hydrated
+}
+
+func (h *hydration) run(ctx context.Context) error {
+	h.update = h.store.Begin(h.next)
+	defer func() { h.update.Discard() }()
+	h.image = machine.NewImage(h.spec.Image)
+	start := time.Now()
+	if err := h.load(ctx); err != nil {
+		return err
+	}
+	h.result.Load = time.Since(start)
+	start = time.Now()
+	if err := h.replay(ctx); err != nil {
+		return err
+	}
+	for more := true; more; {
+		var err error
+		if more, err = h.image.Rows(h.update, hydrateStepRecords); err != nil {
+			return err
+		}
+		if err := h.step(h.next); err != nil {
+			return err
+		}
+	}
+	result, err := h.image.Finish(h.update)
+	if err != nil {
+		return err
+	}
+	h.result.ImageResult = result
+	h.result.Replay = time.Since(start)
+	if err := h.update.Commit(h.spec.Image.IndexBase); err != nil {
+		return err
+	}
+	return h.update.Finish()
+}
+
+// load puts the checkpoint's sections into the state.
+func (h *hydration) load(ctx context.Context) error {
+	var total uint64
+	for _, s := range h.spec.Checkpoint.Manifest().Sections {
+		total += s.Bytes
+	}
+	for _, s := range h.spec.Checkpoint.Manifest().Sections {
+		section, err := h.spec.Checkpoint.Section(s.Name)
+		if err != nil {
+			return err
+		}
+		err = h.loadSection(ctx, section, s.Name, total)
+		if err = errors.Join(err, section.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *hydration) loadSection(ctx context.Context, section *checkpoint.SectionReader, name string, total uint64) error {
+	for {
+		key, value, err := section.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := h.image.Load(h.update, name, key, value); err != nil {
+			return err
+		}
+		h.result.Bytes += uint64(len(key) + len(value))
+		if err := h.wrote(ctx, len(key)+len(value)); err != nil {
+			return err
+		}
+		if h.records == 0 {
+			h.progress(HydrateProgress{BytesDone: h.result.Bytes, BytesTotal: total})
+		}
+	}
+}
+
+// replay applies the log after the checkpoint.
+func (h *hydration) replay(ctx context.Context) error {
+	from := h.spec.Checkpoint.Manifest().Position + 1
+	if from > h.spec.Position {
+		return nil
+	}
+	entries, err := h.spec.Entries(from)
+	if err != nil {
+		return err
+	}
+	defer entries.Close()
+	for p := from; p <= h.spec.Position; p++ {
+		e, size, err := entries.Next(ctx)
+		if err == nil && e.Position != p {
+			err = fmt.Errorf("it gives position %d", e.Position)
+		}
+		if err != nil {
+			return fmt.Errorf("txlog: the log at position %d: %w", p, err)
+		}
+		if err := h.image.Replay(h.update, &e, size); err != nil {
+			return err
+		}
+		h.result.Entries++
+		if err := h.wrote(ctx, size); err != nil {
+			return err
+		}
+		if h.records == 0 {
+			h.progress(HydrateProgress{BytesDone: h.result.Bytes, BytesTotal: h.result.Bytes, Position: p})
+		}
+	}
+	return nil
+}
+
+// wrote counts what was written and commits when it is enough.
+func (h *hydration) wrote(ctx context.Context, bytes int) error {
+	h.records++
+	h.bytes += bytes
+	if h.records < hydrateStepRecords && h.bytes < hydrateStepBytes {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return h.step(h.next)
+}
+
+// step commits what is written at an index, and goes on after it.
+func (h *hydration) step(index uint64) error {
+	if err := h.update.Commit(index); err != nil {
+		return err
+	}
+	if err := h.update.Finish(); err != nil {
+		return err
+	}
+	h.next, h.records, h.bytes = index+1, 0, 0
+	h.update = h.store.Begin(h.next)
+	return nil
+}
+
+func (h *hydration) progress(p HydrateProgress) {
+	if h.spec.Progress != nil {
+		h.spec.Progress(p)
+	}
+}
+
+// hydrateLog makes the empty log that goes on after the state's position.
+func hydrateLog(s *HydrateSpec, incarnation uint64) error {
+	dir := filepath.Join(s.Dir, fmt.Sprintf("log-%d", s.Image.IndexBase))
+	log, err := segment.Open(segment.Options{Dir: dir, End: segment.Start(s.Position + 1), Incarnation: incarnation})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(log.Sync(), log.Close()); err != nil {
+		return err
+	}
+	if err := writeEnd(dir, s.Image.IndexBase, segment.Start(s.Position+1)); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(dir), syncDir(s.Dir), syncDir(filepath.Dir(s.Dir)))
+}
