@@ -274,7 +274,15 @@ func (c *Core) checkpointed(w *work, r *command.Result, position uint64) {
 		}
 		c.emit(Superseded{})
 	case r.Status == command.StatusRefused && r.Reason == command.ReasonOverloaded:
-		c.enqueueFor(cp, w.command)
+		switch {
+		case cp.phase == phaseAbandoning:
+			c.enqueueFor(cp, w.command)
+		case cp.closed:
+			cp.phase = phaseDraining
+		default:
+			cp.obstacle = obstacle{detail: "the log's entry was full"}
+			c.tryAgain(cp)
+		}
 	case r.Status == command.StatusRefused:
 		c.checkpointRefused(cp, r.Reason, r.Detail)
 	case cp.phase == phaseAbandoning:
@@ -320,6 +328,11 @@ func (c *Core) checkpointNotProposed(w *work, tooLarge bool) bool {
 		cp.obstacle = obstacle{detail: "the log took no proposal within max_pause"}
 		c.tryAgain(cp)
 		return false
+	case cp.phase == phaseCutting:
+		// What is no commit may have been proposed beside it.
+		cp.work = nil
+		cp.phase = phaseDraining
+		return false
 	}
 	return true
 }
@@ -327,6 +340,10 @@ func (c *Core) checkpointNotProposed(w *work, tooLarge bool) bool {
 // capture asks active instances for their own state as of the cut. Where the gate
 // is open already they may be past it.
 func (c *Core) capture(cp *checkpoint) {
+	if cp.ask.Seal {
+		// The gate stays closed: a late cut takes no time from the captures.
+		c.timers.set(&cp.timer, c.now+c.config.Checkpoint.maxPause())
+	}
 	for _, p := range c.order {
 		in := p.active
 		if in == nil || !in.ownState || len(cp.ask.Wish.Participants) > 0 && !slices.Contains(cp.ask.Wish.Participants, p.name) {
