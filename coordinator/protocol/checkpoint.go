@@ -111,16 +111,17 @@ func (c *Core) openGate(cp *checkpoint) {
 	c.letOn()
 }
 
-// letOn lets on what waited, in the order of arrival, if nothing holds the gate.
+// letOn lets on what waited and need not any more, in the order of arrival.
 func (c *Core) letOn() {
-	if c.shut() {
-		return
-	}
 	waited := c.atGate
 	c.atGate = nil
 	for _, a := range waited {
-		if a.state == StateWaiting {
+		switch {
+		case a.state != StateWaiting:
+		case c.passes(a):
 			c.prepare(a)
+		default:
+			c.atGate = append(c.atGate, a)
 		}
 	}
 }
