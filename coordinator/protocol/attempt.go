@@ -56,6 +56,9 @@ type attempt struct {
 	// overtaken: another attempt of the id with the same begun committed.
 	overtaken bool
 
+	// drained: a checkpoint waits for its end.
+	drained bool
+
 	holdsOpen, holdsFlight, pinned bool
 	// next attempt of the same id.
 	next *attempt
@@ -192,6 +195,9 @@ func (c *Core) end(a *attempt, ans Answer) {
 		c.atGate = slices.DeleteFunc(c.atGate, func(o *attempt) bool { return o == a })
 	case before == StateQueued && !a.behind:
 		c.abandon()
+	}
+	if a.drained {
+		c.checkpoint.draining--
 	}
 	c.timers.stop(&a.timer)
 	c.replyAll(a.waiters, ans)

@@ -20,9 +20,16 @@ type work struct {
 	admin       *admin
 	participant *participant
 	instance    *instance // of an activation
+	checkpoint  *checkpoint
+	note        bool // of a pause, which nobody waits for
 }
 
-func (w *work) wanted() bool { return w.attempt == nil || w.attempt.state == StateQueued }
+func (w *work) wanted() bool {
+	if w.checkpoint != nil {
+		return w.checkpoint.work == w
+	}
+	return w.attempt == nil || w.attempt.state == StateQueued
+}
 
 // entry is one Raft entry on its way.
 type entry struct {
@@ -189,6 +196,10 @@ func (c *Core) applied(e *Applied) {
 			c.decided(w.attempt, &results[i])
 		case w.admin != nil:
 			c.administered(w.admin, &results[i])
+		case w.checkpoint != nil:
+			c.checkpointed(w, &results[i], e.Position)
+		case w.note:
+			c.noted(w, &results[i])
 		default:
 			c.activationResult(w, &results[i])
 		}
@@ -232,6 +243,12 @@ func (c *Core) notProposed(e *NotProposed) {
 		case tooLarge && w.admin != nil:
 			c.finishAdmin(w.admin, &Invalid{Field: "command", Detail: "it does not fit one log entry"})
 			continue
+		case w.checkpoint != nil:
+			if !c.checkpointNotProposed(w, tooLarge) {
+				continue
+			}
+		case w.note && tooLarge:
+			continue
 		case w.attempt != nil:
 			a := w.attempt
 			a.uncertain = a.vague
@@ -264,6 +281,9 @@ func (c *Core) doubtful(e *Doubtful) {
 		}
 		if w.admin != nil {
 			w.admin.doubted = true
+		}
+		if w.checkpoint != nil {
+			w.checkpoint.doubted = true
 		}
 	}
 	wait := RetryMin << min(en.tries, 16)

@@ -37,4 +37,9 @@ const (
 	// doubles from one to the other.
 	RetryMin = 2 * time.Millisecond
 	RetryMax = 250 * time.Millisecond
+	// CheckpointPauseMin and CheckpointPauseMax bound the pause between two tries
+	// to close the gate; it doubles from one to the other, so that a participant
+	// that is slow to vote does not stop everybody's commits most of the time.
+	CheckpointPauseMin = 50 * time.Millisecond
+	CheckpointPauseMax = 2 * time.Second
 )

@@ -90,6 +90,10 @@ func (c *Core) commitUnknown(e *Commit) {
 
 // startCommit is admission and the gate.
 func (c *Core) startCommit(a *attempt, e *Commit) {
+	if c.refusal != "" && len(a.ops)+len(e.Ops) > 0 {
+		c.giveUp(a, &Aborted{ID: a.name.ID, Reason: command.ReasonDiskFull, Detail: c.refusal})
+		return
+	}
 	if c.inFlight >= c.config.InFlight {
 		c.giveUp(a, c.overloaded(a.name.ID, "in_flight", c.config.InFlight))
 		return
@@ -120,24 +124,12 @@ func (c *Core) startCommit(a *attempt, e *Commit) {
 		return
 	}
 	c.armAttempt(a)
-	if c.gateClosed {
+	if !c.passes(a) {
 		a.state = StateWaiting
 		c.atGate = append(c.atGate, a)
 		return
 	}
 	c.prepare(a)
-}
-
-// openGate lets on what waited, in the order of arrival.
-func (c *Core) openGate() {
-	c.gateClosed = false
-	waited := c.atGate
-	c.atGate = nil
-	for _, a := range waited {
-		if a.state == StateWaiting {
-			c.prepare(a)
-		}
-	}
 }
 
 // prepare asks everybody for a vote who was called and has a say, in parallel.

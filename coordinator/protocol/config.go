@@ -37,6 +37,41 @@ type Config struct {
 	// instance's stream is gone. AutoFailover false leaves it to an operator.
 	FailAfter, Grace time.Duration
 	AutoFailover     bool
+
+	Checkpoint Checkpoint
+}
+
+// WaitFor says which attempts a checkpoint waits for.
+type WaitFor uint8
+
+const (
+	WaitForPrepared WaitFor = 0 // those being committed
+	WaitForStarted  WaitFor = 1 // also those that executed a step before the gate closed
+)
+
+// Checkpoint is how checkpoints are taken.
+type Checkpoint struct {
+	WaitFor WaitFor
+	// MaxWait after its trigger a checkpoint gives up; 0 is 10 s.
+	MaxWait time.Duration
+	// MaxPause bounds one closing of the gate; 0 is 500 ms.
+	MaxPause time.Duration
+	// MinGap is for Policy: the core takes what it is told to.
+	MinGap time.Duration
+}
+
+func (c *Checkpoint) maxWait() time.Duration {
+	if c.MaxWait <= 0 {
+		return 10 * time.Second
+	}
+	return c.MaxWait
+}
+
+func (c *Checkpoint) maxPause() time.Duration {
+	if c.MaxPause <= 0 {
+		return 500 * time.Millisecond
+	}
+	return c.MaxPause
 }
 
 func (c *Config) failover() time.Duration { return c.FailAfter + c.Grace }

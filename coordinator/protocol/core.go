@@ -26,8 +26,13 @@ type Core struct {
 	inFlight int   // attempts that hold a place of limits.in_flight
 	staged   int64 // bytes of all attempts
 
-	gateClosed bool
-	atGate     []*attempt
+	// held and sealed close the gate beside the checkpoint that is being taken, nil
+	// when none is.
+	held, sealed bool
+	checkpoint   *checkpoint
+	atGate       []*attempt
+	// refusal of new commits with writes, empty for none.
+	refusal string
 
 	participants map[string]*participant
 	order        []*participant
@@ -80,6 +85,11 @@ func (c *Core) Step(now time.Duration, ev Event) []Effect {
 		c.stepDeposed(ev)
 		return c.out
 	}
+	c.dispatchEvent(ev)
+	return c.out
+}
+
+func (c *Core) dispatchEvent(ev Event) {
 	switch e := ev.(type) {
 	case *Begin:
 		c.begin(e)
@@ -121,14 +131,25 @@ func (c *Core) Step(now time.Duration, ev Event) []Effect {
 		c.activationRead(e)
 	case *Configured:
 		c.configure(e.Config)
+	case *TakeCheckpoint:
+		c.takeCheckpoint(e)
+	case *Captured:
+		c.captured(e)
+	case *Refuse:
+		c.refusal = e.Detail
+	case Unsealed:
+		c.sealed = false
+		c.letOn()
 	case CloseGate:
-		c.gateClosed = true
+		c.held = true
 	case OpenGate:
-		c.openGate()
+		c.held, c.sealed = false, false
+		c.letOn()
 	case Tick:
 		c.tick()
 	case Flush:
 		c.flush()
+		return
 	case Drain:
 		c.draining = true
 	case *Deposed:
@@ -136,7 +157,7 @@ func (c *Core) Step(now time.Duration, ev Event) []Effect {
 	default:
 		panic(fmt.Sprintf("protocol: no such event: %T", ev))
 	}
-	return c.out
+	c.advance()
 }
 
 // NextDeadline is when a Tick is due, false when none is.
@@ -151,16 +172,22 @@ func (c *Core) NextDeadline() (time.Duration, bool) {
 type Load struct {
 	Open, InFlight, AtGate, EntriesInFlight int
 	StagedBytes                             int64
+	// GateClosed: commits wait.
+	GateClosed bool
 }
 
 // Load is what the core holds now.
 func (c *Core) Load() Load {
-	return Load{Open: c.opened, InFlight: c.inFlight, AtGate: len(c.atGate), EntriesInFlight: len(c.entries), StagedBytes: c.staged}
+	return Load{
+		Open: c.opened, InFlight: c.inFlight, AtGate: len(c.atGate), EntriesInFlight: len(c.entries), StagedBytes: c.staged,
+		GateClosed: c.deposed == "" && c.shut(),
+	}
 }
 
-// Idle: no attempt is here and nothing is on its way to the log.
+// Idle: no attempt is here, no checkpoint is being taken and nothing is on its
+// way to the log.
 func (c *Core) Idle() bool {
-	return len(c.attempts)+len(c.opening)+len(c.entries)+c.administering == 0
+	return c.checkpoint == nil && len(c.attempts)+len(c.opening)+len(c.entries)+c.administering == 0
 }
 
 func (c *Core) configure(config Config) {
@@ -210,6 +237,8 @@ func (c *Core) tick() {
 			c.consider(owner)
 		case *entry:
 			c.retry(owner)
+		case *checkpoint:
+			c.checkpointDue(owner)
 		case *Core: // the pause is over: the next Flush proposes
 		}
 	}
@@ -233,6 +262,8 @@ func (c *Core) stepDeposed(ev Event) {
 		c.reply(e.Request, over)
 	case *Administer:
 		c.reply(e.Request, over)
+	case *TakeCheckpoint:
+		c.reply(e.Request, over)
 	}
 }
 
@@ -249,6 +280,11 @@ func (c *Core) depose(e *Deposed) {
 			c.end(a, &Aborted{ID: a.name.ID, Reason: reasonMoved, Detail: "the coordinator changed before a decision was asked for"})
 		}
 	}
+	detail := e.Detail
+	if detail == "" {
+		detail = "this node does not run the group's coordinator any more"
+	}
+	c.deposeCheckpoint(detail)
 	for _, w := range c.queue {
 		if w.admin != nil {
 			c.finishAdmin(w.admin, &NotServing{Detail: e.Detail})
@@ -263,10 +299,7 @@ func (c *Core) depose(e *Deposed) {
 	}
 	c.queue, c.entries, c.entryOrder = nil, nil, nil
 	c.timers.heap = nil
-	c.deposed = e.Detail
-	if c.deposed == "" {
-		c.deposed = "this node does not run the group's coordinator any more"
-	}
+	c.deposed = detail
 }
 
 // all gives every attempt in the order of their handles.

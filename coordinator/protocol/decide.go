@@ -53,6 +53,12 @@ func (c *Core) refused(a *attempt, r *command.Result) {
 	case r.Reason == command.ReasonExpired && a.vague:
 		// It may have been decided, and forgotten since. An old unknown is no abort.
 		c.end(a, &Indeterminate{Detail: r.Detail + "; what became of it is not remembered any more"})
+	case r.Reason == command.ReasonSealed && a.vague:
+		c.end(a, &Indeterminate{Detail: r.Detail})
+	case r.Reason == command.ReasonSealed:
+		// The next incarnation may take it.
+		a.uncertain = false
+		c.end(a, &Aborted{ID: a.name.ID, Reason: reasonMoved, Detail: "the group is sealed: " + r.Detail})
 	case r.Reason < command.ReasonStaleEpoch && r.Reason != command.ReasonNone:
 		a.uncertain = false
 		c.end(a, abortOf(a.name.ID, r))

@@ -28,6 +28,21 @@
 // applied, which is the same as once, for the log answers a decided id with its
 // decision.
 //
+// # A checkpoint
+//
+// A checkpoint closes the gate: commits that come wait, those past it finish. Once
+// nothing is being committed or on its way to the log, its command is proposed,
+// alone, and where the log puts it is the cut. The gate opens when the cut is
+// applied and the own state of active instances is captured, and after max_pause
+// at the latest. That is safe at any moment, for the state machine's cut is exact
+// by itself: the gate is there so that no transaction is half done in what a
+// participant holds. A try that does not come to a cut is followed by others, with
+// pauses that grow, until max_wait after the trigger; then what was in the way is
+// recorded. A reign's end takes the gate with it.
+//
+// What a coordinator's end leaves: before the cut is in the log, nothing; after it,
+// a checkpoint that may lack captures and the note of its pause.
+//
 // # A participant
 //
 // Activation epochs are the log's; the core asks for one with an Activate and goes
@@ -37,8 +52,8 @@
 // # Rules and where they are shown
 //
 // testdata holds a script per rule: a_life_of_an_attempt, admission, steps,
-// prepare, abort, timeouts, batching, joining, gate, activation, recovering, and in
-// crash_points what each instant of a coordinator's end leaves. The random test
-// holds the core against the real state machine under lost, repeated, late and
-// reordered messages.
+// prepare, abort, timeouts, batching, joining, gate, checkpoint, activation,
+// recovering, and in crash_points what each instant of a coordinator's end leaves.
+// The random test holds the core against the real state machine under lost,
+// repeated, late and reordered messages.
 package protocol

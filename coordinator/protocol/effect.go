@@ -126,17 +126,42 @@ type Invalid struct{ Field, Detail string }
 // NotServing: this coordinator does not take it; nothing was started.
 type NotServing struct{ Detail string }
 
-func (*Opened) answer()        {}
-func (*Committed) answer()     {}
-func (*Aborted) answer()       {}
-func (*Indeterminate) answer() {}
-func (*StepDone) answer()      {}
-func (*StepFailed) answer()    {}
-func (*Done) answer()          {}
-func (*Viewed) answer()        {}
-func (*Looked) answer()        {}
-func (*Invalid) answer()       {}
-func (*NotServing) answer()    {}
+// CheckpointTaken answers TakeCheckpoint: the cut is recorded. NotCaptured are the
+// participants whose own state is not in it.
+type CheckpointTaken struct {
+	Number      uint64
+	Position    uint64
+	Pause       time.Duration // that the gate was closed
+	Wait        time.Duration // from the trigger to the closing
+	NotCaptured []string
+}
+
+// CheckpointAbandoned answers TakeCheckpoint: there is no cut, and this was in the
+// way. Number is 0 when the log did not record it.
+type CheckpointAbandoned struct {
+	Number      uint64
+	Detail      string
+	Transaction string
+	Participant string
+}
+
+// Busy answers TakeCheckpoint: another one is being taken.
+type Busy struct{}
+
+func (*Opened) answer()              {}
+func (*Committed) answer()           {}
+func (*Aborted) answer()             {}
+func (*Indeterminate) answer()       {}
+func (*StepDone) answer()            {}
+func (*StepFailed) answer()          {}
+func (*Done) answer()                {}
+func (*Viewed) answer()              {}
+func (*Looked) answer()              {}
+func (*Invalid) answer()             {}
+func (*NotServing) answer()          {}
+func (*CheckpointTaken) answer()     {}
+func (*CheckpointAbandoned) answer() {}
+func (*Busy) answer()                {}
 
 // Message goes to an instance.
 type Message interface{ message() }
@@ -195,6 +220,15 @@ type Notice struct {
 	Abort    *Aborted
 }
 
+// Capture asks for the instance's own state as of a position, which is that of a
+// checkpoint's cut.
+type Capture struct {
+	Checkpoint uint64
+	Position   uint64
+	Epoch      uint64
+}
+
+func (*Capture) message()   {}
 func (*Activated) message() {}
 func (*Standby) message()   {}
 func (*Fenced) message()    {}

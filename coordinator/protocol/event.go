@@ -166,6 +166,8 @@ type Vote struct {
 type Applied struct {
 	Entry   uint64
 	Results []command.Result
+	// Position is the last one as of the entry.
+	Position uint64
 }
 
 // NotProposed answers Propose: the entry is certainly not in the log.
@@ -184,7 +186,41 @@ type ActivationRead struct{ Activation Activation }
 // Configured says that the group's definition changed.
 type Configured struct{ Config Config }
 
-// CloseGate makes commits wait before they prepare; OpenGate lets them on.
+// TakeCheckpoint asks for a checkpoint, or that an attempt to take one is
+// recorded as abandoned. One is taken at a time.
+type TakeCheckpoint struct {
+	Request uint64
+	Wish    command.CheckpointRequest
+	// Serves, Members, MinCopies, Seal and SealToken are command.Checkpoint's. With
+	// Seal the gate stays closed after the cut.
+	Serves    []string
+	Members   []string
+	MinCopies uint64
+	Seal      bool
+	SealToken string
+	// Waited is the time since the trigger.
+	Waited time.Duration
+}
+
+// Captured answers Capture.
+type Captured struct {
+	Session     uint64
+	Participant string
+	Instance    string
+	Number      uint64
+	Position    uint64
+	Epoch       uint64
+}
+
+// Unsealed says that transactions may commit again after a sealing checkpoint.
+type Unsealed struct{}
+
+// Refuse makes new commits with writes abort for want of disk space, with this
+// detail; an empty one ends it. Those past admission go on.
+type Refuse struct{ Detail string }
+
+// CloseGate makes commits wait before they prepare; OpenGate lets them on, also
+// after a sealing checkpoint, but not through the gate of one that is being taken.
 type (
 	CloseGate struct{}
 	OpenGate  struct{}
@@ -223,6 +259,10 @@ func (*NotProposed) event()    {}
 func (*Doubtful) event()       {}
 func (*ActivationRead) event() {}
 func (*Configured) event()     {}
+func (*TakeCheckpoint) event() {}
+func (*Captured) event()       {}
+func (Unsealed) event()        {}
+func (*Refuse) event()         {}
 func (CloseGate) event()       {}
 func (OpenGate) event()        {}
 func (Tick) event()            {}

@@ -362,6 +362,7 @@ func (c *Core) loseCalls(in *instance, why string) {
 		c.stepFailed(a, a.running(), FailureInstanceLost, why)
 		c.armIfLive(a)
 	}
+	c.loseCapture(in)
 }
 
 // dropParticipant ends what belongs to a participant that the group has no more.

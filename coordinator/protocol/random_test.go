@@ -49,11 +49,23 @@ type world struct {
 	attached  map[string]uint64 // participant/instance: session
 	yes       map[string]bool   // attempt number, participant, epoch
 	sessions  uint64
+
+	// cuts and numbers of the checkpoints that the log records, by token; the newest
+	// is told again.
+	cuts, abandoned map[string]uint64
+	doubted         map[string]bool // a cut that was proposed more than once
+	number          uint64
+	newest          string
+	taking          uint64 // the request that is not answered yet
+	byHand          bool   // the gate is closed by more than a checkpoint
+	closedSince     time.Duration
+	gateClosed      bool
 }
 
 type ask struct {
 	what   string
 	client *client
+	token  string
 }
 
 // client makes one attempt at a time and, for each, a change that tells it apart.
@@ -67,12 +79,17 @@ type client struct {
 	calling bool
 	commit  *Commit
 	aborted uint64 // the epoch in which it was told so
+	// askedAt is when the commit was first asked for in an epoch, begunAt when the
+	// attempt was.
+	askedAt, begunAt time.Duration
+	askedIn          uint64
 }
 
 func newWorld(t *rapid.T) *world {
 	w := &world{
 		t: t, store: memstate.New(), m: machine.New(), committed: map[int]command.Receipt{}, positions: map[string]uint64{},
 		asked: map[uint64]ask{}, answered: map[uint64]bool{}, contents: map[string][]byte{}, attached: map[string]uint64{}, yes: map[string]bool{},
+		cuts: map[string]uint64{}, abandoned: map[string]uint64{}, doubted: map[string]bool{},
 	}
 	w.apply(&command.Batch{Epoch: 1, Commands: []command.Command{&command.RaiseEpoch{Node: "n1"}}})
 	w.apply(&command.Batch{Epoch: 1, Commands: []command.Command{&command.Configure{Version: 1, Incarnation: 1, Participants: []string{"inv", "pay"}}}})
@@ -81,7 +98,51 @@ func newWorld(t *rapid.T) *world {
 	return w
 }
 
+// apply is the log. What it says to checkpoints is made up here.
 func (w *world) apply(b *command.Batch) []command.Result {
+	rest := &command.Batch{Epoch: b.Epoch}
+	results := make([]command.Result, len(b.Commands))
+	var places []int
+	for i, c := range b.Commands {
+		switch c := c.(type) {
+		case *command.Checkpoint:
+			if len(b.Commands) != 1 {
+				w.t.Fatal("a cut is not alone in its entry")
+			}
+			results[i] = w.record(b.Epoch, c.Token, w.cuts)
+		case *command.AbandonCheckpoint:
+			results[i] = w.record(b.Epoch, c.Token, w.abandoned)
+		case *command.NotePause:
+			results[i] = command.Result{Status: command.StatusDone}
+			if b.Epoch < w.epoch {
+				results[i] = command.Result{Status: command.StatusRefused, Reason: command.ReasonStaleEpoch}
+			}
+		default:
+			rest.Commands = append(rest.Commands, c)
+			places = append(places, i)
+		}
+	}
+	if len(places) > 0 {
+		for i, r := range w.applyRest(rest) {
+			results[places[i]] = r
+		}
+	}
+	return results
+}
+
+func (w *world) record(epoch uint64, token string, as map[string]uint64) command.Result {
+	if epoch < w.epoch {
+		return command.Result{Status: command.StatusRefused, Reason: command.ReasonStaleEpoch}
+	}
+	if token != w.newest {
+		w.number++
+		w.newest = token
+		as[token] = w.number
+	}
+	return command.Result{Status: command.StatusDone, Number: w.number}
+}
+
+func (w *world) applyRest(b *command.Batch) []command.Result {
 	w.index++
 	results, entries, err := w.store.Apply(w.m, w.index, command.AppendBatch(nil, b))
 	if err != nil {
@@ -107,7 +168,12 @@ func (w *world) reign() {
 	w.config = Config{
 		Epoch: w.epoch, Participants: []string{"inv", "pay"}, InFlight: 4, Open: 4, StagedBytes: 2000, Timeout: 10 * time.Second,
 		FailAfter: time.Second, Grace: time.Second, AutoFailover: true,
+		Checkpoint: Checkpoint{MaxPause: 400 * time.Millisecond, MaxWait: 3 * time.Second},
 	}
+	if w.draw(2, "wait for") == 0 {
+		w.config.Checkpoint.WaitFor = WaitForStarted
+	}
+	w.taking, w.byHand, w.gateClosed = 0, false, false
 	all, err := machine.ReadActivations(w.store.Latest())
 	if err != nil {
 		w.t.Fatal(err)
@@ -130,6 +196,13 @@ func (w *world) step(ev Event) {
 		return
 	}
 	load := w.core.Load()
+	if load.GateClosed && !w.gateClosed {
+		w.closedSince = w.now
+	}
+	w.gateClosed = load.GateClosed
+	if _, ticked := ev.(Tick); ticked && load.GateClosed && !w.byHand && w.now-w.closedSince >= w.config.Checkpoint.MaxPause {
+		w.t.Fatalf("the gate is closed for %s", w.now-w.closedSince)
+	}
 	if load.Open > w.config.Open || load.InFlight > w.config.InFlight || load.StagedBytes > w.config.StagedBytes || load.EntriesInFlight > MaxEntriesInFlight {
 		w.t.Fatalf("a bound is broken: %+v", load)
 	}
@@ -150,6 +223,12 @@ func (w *world) perform(e Effect) {
 		delete(w.snapshots, e.Handle)
 	case *Propose:
 		w.checkProposal(e)
+		if cp, ok := e.Commands[0].(*command.Checkpoint); ok && w.gateClosed && !w.doubted[cp.Token] {
+			w.checkQuiescent("proposed")
+			if len(w.proposals) > 0 {
+				w.t.Fatal("a cut was proposed while entries were on their way")
+			}
+		}
 		w.proposals = append(w.proposals, e)
 	case *Send:
 		w.inbound = append(w.inbound, e)
@@ -187,6 +266,45 @@ func (w *world) checkProposal(e *Propose) {
 	}
 }
 
+// checkQuiescent: a cut is between transactions.
+func (w *world) checkQuiescent(when string) {
+	for _, a := range w.core.Attempts(1000) {
+		if a.State == StatePreparing || a.State == StateQueued || a.State == StateProposed {
+			w.t.Fatalf("a cut is %s while %s is %s", when, a.Attempt.ID, a.State)
+		}
+	}
+}
+
+// checkpointed holds an answer against the log.
+func (w *world) checkpointed(a ask, r *Reply) {
+	if _, busy := r.Answer.(*Busy); busy != (w.taking != 0 && w.taking != r.Request) {
+		w.t.Fatalf("while %d is being taken, %d was answered %s", w.taking, r.Request, showAnswer(r.Answer))
+	}
+	if w.taking == r.Request {
+		w.taking = 0
+	}
+	switch ans := r.Answer.(type) {
+	case *CheckpointTaken:
+		if ans.Number == 0 || w.cuts[a.token] != ans.Number {
+			w.t.Fatalf("%s is said to be checkpoint %d; the log says %d", a.token, ans.Number, w.cuts[a.token])
+		}
+	case *CheckpointAbandoned:
+		if _, cut := w.cuts[a.token]; cut || ans.Number == 0 || w.abandoned[a.token] != ans.Number {
+			w.t.Fatalf("%s is said to be abandoned as %d; the log says %d, and a cut: %v", a.token, ans.Number, w.abandoned[a.token], cut)
+		}
+		if ans.Detail == "" {
+			w.t.Fatal("a checkpoint was abandoned and nothing was in the way")
+		}
+	case *NotServing:
+		if n, cut := w.cuts[a.token]; cut {
+			w.t.Fatalf("%s was not served and is checkpoint %d", a.token, n)
+		}
+	case *Indeterminate, *Busy:
+	default:
+		w.t.Fatalf("a checkpoint was answered %s", showAnswer(ans))
+	}
+}
+
 func whoseOps(ops []command.Op) int {
 	for _, o := range ops {
 		if o.Key == "who" {
@@ -203,6 +321,10 @@ func (w *world) reply(e *Reply) {
 		w.t.Fatalf("request %d was answered twice, or never asked", e.Request)
 	}
 	w.answered[e.Request] = true
+	if a.what == "checkpoint" {
+		w.checkpointed(a, e)
+		return
+	}
 	c := a.client
 	switch ans := e.Answer.(type) {
 	case *Opened:
@@ -225,6 +347,9 @@ func (w *world) reply(e *Reply) {
 		if _, ok := w.committed[c.number]; ok {
 			w.t.Fatalf("attempt %d is in the log and was answered %s: %s", c.number, a.what, showAnswer(ans))
 		}
+		if ans.Reason == command.ReasonTimeout && w.now < c.begunAt+w.config.Timeout && c.commit != nil && w.now < c.askedAt+w.config.lease(c.commit.Timeout) {
+			w.t.Fatalf("%s of %s timed out before its time", a.what, c.id)
+		}
 		c.aborted, c.ended = w.epoch, true
 	case *StepDone, *StepFailed:
 		c.calling = false
@@ -241,7 +366,7 @@ func (w *world) reply(e *Reply) {
 
 func (w *world) ask(what string, c *client) uint64 {
 	w.requests++
-	w.asked[w.requests] = ask{what, c}
+	w.asked[w.requests] = ask{what: what, client: c}
 	return w.requests
 }
 
@@ -261,6 +386,7 @@ func take[T any](w *world, from *[]T, what string) (T, bool) {
 func (w *world) begin() {
 	c := &client{number: len(w.clients) + 1, id: fmt.Sprintf("t%d", w.draw(6, "id"))}
 	w.clients = append(w.clients, c)
+	c.begunAt = w.now
 	if w.draw(3, "one-shot") == 0 {
 		c.attempt = Attempt{ID: c.id, Nonce: uint64(c.number)}
 		c.opened = true
@@ -330,6 +456,9 @@ func (w *world) commitOne() {
 			c.commit.Reads = []command.Read{{Participant: "pay", Key: "who", Version: uint64(w.draw(3, "version"))}}
 		}
 	}
+	if c.askedIn != w.epoch {
+		c.askedIn, c.askedAt = w.epoch, w.now
+	}
 	// The same again, any time later.
 	ev := *c.commit
 	ev.Request, ev.Published = w.ask("commit", c), w.index
@@ -349,6 +478,10 @@ func (w *world) log() {
 	if !w.healthy {
 		fate = w.draw(6, "fate")
 	}
+	cp, isCut := p.Commands[0].(*command.Checkpoint)
+	if isCut && fate >= 2 && fate <= 4 {
+		w.doubted[cp.Token] = true
+	}
 	switch fate {
 	case 1:
 		w.step(&NotProposed{Entry: p.Entry})
@@ -362,6 +495,9 @@ func (w *world) log() {
 		w.step(&Doubtful{Entry: p.Entry})
 	default:
 		results := w.apply(batch)
+		if isCut && w.gateClosed && w.core.checkpoint != nil && w.core.checkpoint.closed {
+			w.checkQuiescent("applied")
+		}
 		w.step(&Applied{Entry: p.Entry, Results: results})
 		if w.draw(8, "again") == 0 {
 			w.step(&Applied{Entry: p.Entry, Results: results})
@@ -384,6 +520,12 @@ func (w *world) deliver() {
 		w.step(r)
 		if again {
 			w.step(r)
+		}
+	case *Capture:
+		ev := &Captured{Session: s.Session, Participant: s.Participant, Instance: s.Instance, Number: m.Checkpoint, Position: m.Position, Epoch: m.Epoch}
+		w.step(ev)
+		if again {
+			w.step(ev)
 		}
 	case *Prepare:
 		v := &Vote{Session: s.Session, Participant: s.Participant, Instance: s.Instance, Call: m.Call, Yes: w.healthy || w.draw(6, "vote") != 0}
@@ -480,11 +622,18 @@ func (w *world) some(what string) {
 	case "flush":
 		w.step(Flush{})
 	case "gate":
-		if w.draw(2, "gate") == 0 {
+		switch w.draw(4, "gate") {
+		case 0:
+			w.byHand = true
 			w.step(CloseGate{})
-		} else {
+		case 1:
+			w.step(Unsealed{})
+		default:
+			w.byHand = w.taking != 0 && w.byHand // it may be sealing
 			w.step(OpenGate{})
 		}
+	case "checkpoint":
+		w.takeCheckpoint()
 	case "succeed":
 		if w.draw(6, "succeed") == 0 {
 			w.succeed()
@@ -492,11 +641,24 @@ func (w *world) some(what string) {
 	}
 }
 
+func (w *world) takeCheckpoint() {
+	e := &TakeCheckpoint{
+		Request: w.ask("checkpoint", nil), Seal: w.draw(8, "seal") == 0, Waited: time.Duration(w.draw(4, "waited")) * time.Second,
+	}
+	e.Wish.Token = fmt.Sprintf("cp%d", e.Request)
+	w.asked[e.Request] = ask{what: "checkpoint", token: e.Wish.Token}
+	if w.taking == 0 {
+		w.taking = e.Request
+		w.byHand = w.byHand || e.Seal
+	}
+	w.step(e)
+}
+
 // settleDown stops the faults and sees that everything ends.
 func (w *world) settleDown() {
 	w.healthy = true
-	w.step(OpenGate{})
 	for i := 0; !w.core.Idle(); i++ {
+		w.step(OpenGate{})
 		if i > 2000 {
 			w.t.Fatalf("it does not come to rest: %+v, entries %d", w.core.Load(), len(w.core.entries))
 		}
@@ -538,7 +700,7 @@ func (w *world) settleDown() {
 func TestRandomHistories(t *testing.T) {
 	actions := []string{
 		"begin", "begin", "pinned", "pinned", "call", "call", "commit", "commit", "commit", "log", "log", "log", "deliver", "deliver", "deliver", "deliver",
-		"instance", "read", "abort", "settle", "wait", "flush", "flush", "flush", "gate", "succeed",
+		"instance", "read", "abort", "settle", "wait", "flush", "flush", "flush", "gate", "checkpoint", "checkpoint", "succeed",
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)

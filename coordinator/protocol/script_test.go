@@ -142,6 +142,11 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 				if l.has("staged") {
 					config.StagedBytes = int64(l.num("staged"))
 				}
+			case "checkpoint":
+				config.Checkpoint = Checkpoint{MaxWait: l.dur("max_wait"), MaxPause: l.dur("max_pause")}
+				if l.has("started") {
+					config.Checkpoint.WaitFor = WaitForStarted
+				}
 			case "manual":
 				config.AutoFailover = false
 			default:
@@ -219,7 +224,22 @@ func (s *script) event(l line) []Event {
 	case "vote":
 		return []Event{&Vote{Session: l.num("s"), Participant: l.args["p"], Instance: l.args["i"], Call: l.num("call"), Yes: l.args["say"] == "yes", Reason: l.str("why")}, Flush{}}
 	case "applied":
-		return []Event{&Applied{Entry: l.num("e"), Results: parseResults(l)}, Flush{}}
+		return []Event{&Applied{Entry: l.num("e"), Results: parseResults(l), Position: l.num("position")}, Flush{}}
+	case "checkpoint":
+		cp := &TakeCheckpoint{
+			Request: req, Wish: command.CheckpointRequest{Token: l.args["token"], Trigger: command.TriggerOperator},
+			Members: []string{"n1"}, MinCopies: 1, Seal: l.has("seal"), Waited: l.dur("waited"),
+		}
+		if l.has("of") {
+			cp.Wish.Participants = strings.Split(l.args["of"], ",")
+		}
+		return []Event{cp, Flush{}}
+	case "captured":
+		return []Event{&Captured{Session: l.num("s"), Participant: l.args["p"], Instance: l.args["i"], Number: l.num("number"), Position: l.num("position"), Epoch: l.num("epoch")}, Flush{}}
+	case "unsealed":
+		return []Event{Unsealed{}, Flush{}}
+	case "refuse":
+		return []Event{&Refuse{Detail: l.str("detail")}}
 	case "dropped":
 		return []Event{&NotProposed{Entry: l.num("e"), TooLarge: l.has("too-large")}, Flush{}}
 	case "unknown":
@@ -255,6 +275,7 @@ func (s *script) event(l line) []Event {
 var reasons = map[string]command.Reason{
 	"conflict": command.ReasonConflict, "constraint": command.ReasonConstraint, "moved": command.ReasonMoved, "expired": command.ReasonExpired,
 	"overloaded": command.ReasonOverloaded, "id_reused": command.ReasonIDReused, "superseded": command.ReasonSuperseded,
+	"sealed": command.ReasonSealed, "unsupported": command.ReasonUnsupported, "disk_full": command.ReasonDiskFull,
 	"stale_epoch": command.ReasonStaleEpoch, "stale_version": command.ReasonStaleVersion, "malformed": command.ReasonMalformed,
 	"vote": command.ReasonVote, "timeout": command.ReasonTimeout, "cancelled": command.ReasonCancelled,
 	"too_large": command.ReasonTooLarge, "unknown_participant": command.ReasonUnknownParticipant,
@@ -289,6 +310,9 @@ func parseResults(l line) []command.Result {
 			}
 			sub := line{t: l.t, args: map[string]string{"e": what}}
 			results = append(results, command.Result{Status: command.StatusDone, Epoch: sub.num("e")})
+		case "number":
+			sub := line{t: l.t, args: map[string]string{"n": what}}
+			results = append(results, command.Result{Status: command.StatusDone, Number: sub.num("n")})
 		}
 	}
 	return results
@@ -338,6 +362,16 @@ func showCommand(c command.Command) string {
 		return fmt.Sprintf("settle %s@%d", c.ID, c.Begun)
 	case *command.Activate:
 		return fmt.Sprintf("activate %s/%s expect=%d", c.Participant, c.Instance, c.Expect)
+	case *command.Checkpoint:
+		s := fmt.Sprintf("checkpoint %s waited=%s", c.Token, time.Duration(c.WaitNanos))
+		if c.Seal {
+			s += " seal"
+		}
+		return s
+	case *command.AbandonCheckpoint:
+		return fmt.Sprintf("abandon %s waited=%s tx=%s participant=%s (%s)", c.Token, time.Duration(c.WaitNanos), c.Transaction, c.Participant, c.Detail)
+	case *command.NotePause:
+		return fmt.Sprintf("note pause %d %s", c.Number, time.Duration(c.PauseNanos))
 	}
 	return fmt.Sprintf("%T", c)
 }
@@ -376,6 +410,16 @@ func showAnswer(a Answer) string {
 		return fmt.Sprintf("invalid %s (%s)", a.Field, a.Detail)
 	case *NotServing:
 		return "not serving (" + a.Detail + ")"
+	case *CheckpointTaken:
+		s := fmt.Sprintf("checkpoint %d at %d pause=%s wait=%s", a.Number, a.Position, a.Pause, a.Wait)
+		if len(a.NotCaptured) > 0 {
+			s += fmt.Sprintf(" without %v", a.NotCaptured)
+		}
+		return s
+	case *CheckpointAbandoned:
+		return fmt.Sprintf("abandoned checkpoint %d tx=%s participant=%s (%s)", a.Number, a.Transaction, a.Participant, a.Detail)
+	case *Busy:
+		return "busy"
 	}
 	return fmt.Sprintf("%T", a)
 }
@@ -392,6 +436,8 @@ func showMessage(m Message) string {
 		return "refused (" + m.Detail + ")"
 	case *Step:
 		return fmt.Sprintf("step call=%s tx=%s step=%d epoch=%d timeout=%s", num(m.Call), showName(m.Attempt), m.Step, m.Epoch, m.Timeout)
+	case *Capture:
+		return fmt.Sprintf("capture %d at %d epoch=%d", m.Checkpoint, m.Position, m.Epoch)
 	case *Prepare:
 		return fmt.Sprintf("prepare call=%s tx=%s epoch=%d", num(m.Call), showName(m.Attempt), m.Epoch)
 	case *Notice:

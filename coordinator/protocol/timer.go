@@ -11,7 +11,7 @@ type timer struct {
 	at    time.Duration
 	seq   uint64 // order of equal moments: that of being set
 	place int    // in the heap plus 1, 0 when not set
-	owner any    // *attempt, *participant, *entry or *Core
+	owner any    // *attempt, *participant, *entry, *checkpoint or *Core
 }
 
 type timers struct {
