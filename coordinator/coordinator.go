@@ -24,6 +24,17 @@ type Params struct {
 	// InitialDefinition gives the definition and the incarnation that the group's
 	// log begins with, from the directory. It is asked for when the log has none.
 	InitialDefinition func(context.Context) (groups.Definition, uint64, error)
+	// Members are the nodes with a replica, and FeatureLevel what all of them
+	// support. nil means this node alone, and this release's.
+	Members      func() []string
+	FeatureLevel func() uint64
+	// Origin tells what a restored incarnation begins with: the digest of its state,
+	// and the records of earlier checkpoints that stay usable. nil where no group was
+	// restored.
+	Origin func(context.Context) (digest [32]byte, carried [][]byte, err error)
+	// CancelRestore takes back the restore that the group is sealed for, if that can
+	// still be; true when it will never happen. nil leaves a sealed group alone.
+	CancelRestore func(ctx context.Context, token string) (cancelled bool, err error)
 	// Logger and Metrics may be nil.
 	Logger  *zap.Logger
 	Metrics *Metrics
@@ -46,6 +57,9 @@ type Coordinator struct {
 	configuring sync.Mutex
 	// purge wakes maintenance.
 	purge chan struct{}
+	// scheduling wakes the schedule of checkpoints.
+	scheduling chan struct{}
+	disks      disks
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -59,14 +73,22 @@ func New(p Params) *Coordinator {
 	if p.Metrics == nil {
 		p.Metrics = NewMetrics(nil)
 	}
+	if p.Members == nil {
+		p.Members = func() []string { return []string{p.NodeName} }
+	}
+	if p.FeatureLevel == nil {
+		p.FeatureLevel = func() uint64 { return command.MaxFeatureLevel }
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Coordinator{
 		params:  p,
 		log:     p.Logger.Named("coordinator").With(zap.String("group", p.Group), zap.String("node", p.NodeName)),
 		metrics: p.Metrics.of(p.Group),
 		purge:   make(chan struct{}, 1),
-		cancel:  cancel,
-		done:    make(chan struct{}),
+
+		scheduling: make(chan struct{}, 1),
+		cancel:     cancel,
+		done:       make(chan struct{}),
 	}
 	c.leadership.Store(&txlog.Leadership{})
 	go func() {
@@ -213,6 +235,7 @@ func (c *Coordinator) Configure(ctx context.Context, def groups.Definition, prun
 	case c.purge <- struct{}{}:
 	default:
 	}
+	c.wakeSchedule()
 	return cmd.Version, nil
 }
 

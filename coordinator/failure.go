@@ -39,6 +39,10 @@ const (
 	reasonTruncated = "TRUNCATED"
 	// reasonIncarnation: the group's log is another life than asked for.
 	reasonIncarnation = "INCARNATION_CHANGED"
+	// reasonUnknownCheckpoint: there is no such checkpoint, or it is not complete.
+	reasonUnknownCheckpoint = "UNKNOWN_CHECKPOINT"
+	// reasonNotRestored: the state could not be made; nothing was changed.
+	reasonNotRestored = "NOT_RESTORED"
 	// reasonDirectory: the directory refused or could not be asked.
 	reasonDirectory = "DIRECTORY"
 	// reasonIndeterminate: whether the request took effect is not known.
@@ -117,3 +121,6 @@ func statusOf(group string, err error) error {
 	}
 	return failure(codes.Internal, reasonInternal, pairs, "group %q: %v", group, err)
 }
+
+// plain is the message of an error without its code.
+func plain(err error) string { return status.Convert(err).Message() }

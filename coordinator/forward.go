@@ -80,6 +80,8 @@ func (s *Service) makeRoutes() map[string]route {
 		pb.Transactions_Outcome_FullMethodName:          {target: coordinator},
 		pb.Transactions_ListTransactions_FullMethodName: {target: coordinator},
 		pb.Peers_Configure_FullMethodName:               {target: coordinator},
+		pb.Checkpoints_CreateCheckpoint_FullMethodName:  {target: coordinator},
+		pb.Peers_ReportReplica_FullMethodName:           {target: coordinator},
 		pb.Transactions_Get_FullMethodName:              {target: s.readTarget},
 		pb.Transactions_Scan_FullMethodName:             {target: s.readTarget},
 		pb.Transactions_BeginRead_FullMethodName: {target: func(req proto.Message) (*target, error) {
@@ -113,7 +115,7 @@ func (s *Service) makeRoutes() map[string]route {
 
 // responseOf finds the response type of a method like "/cohort.v1.Log/Follow".
 func responseOf(fullMethod string) func() proto.Message {
-	for _, file := range []protoreflect.FileDescriptor{pb.File_cohort_v1_transactions_proto, pb.File_cohort_v1_participants_proto, pb.File_cohort_v1_cluster_proto} {
+	for _, file := range []protoreflect.FileDescriptor{pb.File_cohort_v1_transactions_proto, pb.File_cohort_v1_participants_proto, pb.File_cohort_v1_cluster_proto, pb.File_cohort_v1_checkpoints_proto} {
 		for i := range file.Services().Len() {
 			service := file.Services().Get(i)
 			for j := range service.Methods().Len() {

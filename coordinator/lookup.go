@@ -2,10 +2,12 @@ package coordinator
 
 import (
 	"context"
+	"io"
 
 	pb "github.com/cohort-tx/cohort/api/cohort/v1"
 	"github.com/cohort-tx/cohort/groups"
 	"github.com/cohort-tx/cohort/txlog"
+	"github.com/cohort-tx/cohort/txlog/checkpoint"
 	"github.com/cohort-tx/cohort/txlog/command"
 	"github.com/cohort-tx/cohort/txlog/machine"
 )
@@ -24,8 +26,9 @@ type Groups interface {
 type LocalGroup struct {
 	// Coordinator is nil where none runs; where one runs it may not serve yet.
 	Coordinator Transactor
-	// Replica is nil where the node has none.
+	// Replica is nil where the node has none, and Keeper where it does not run.
 	Replica LocalReplica
+	Keeper  LocalKeeper
 	// Err is why a replica that should run here does not; nil while it starts.
 	Err error
 	// Leader is the node that leads as far as the replica knows; empty when it
@@ -50,6 +53,10 @@ type Transactor interface {
 	Transactions(ctx context.Context, limit int) ([]TransactionInfo, error)
 	Participants(ctx context.Context) ([]ParticipantInfo, error)
 	Configure(ctx context.Context, def groups.Definition, prune bool) (version uint64, err error)
+	RequestCheckpoint(ctx context.Context, req CheckpointRequest) (machine.Checkpoint, error)
+	ReportReplica(ctx context.Context, node string, copies []command.ReportCopy, disk DiskReport) error
+	Seal(ctx context.Context, token string) (machine.Checkpoint, error)
+	Unseal(ctx context.Context, token string) error
 	OpenSession(node string, send func(*pb.CoordinatorMessage)) (AgentSession, error)
 }
 
@@ -71,6 +78,19 @@ type LocalReplica interface {
 	// Follow reads the log from a position on.
 	Follow(from uint64) (Follower, error)
 	Status() txlog.Status
+	ShardID() uint64
+	// SaveState writes the state at exactly an index, and the log that leads to it.
+	SaveState(ctx context.Context, index uint64, w io.Writer) error
+}
+
+// LocalKeeper keeps a group's checkpoints on this node. *txlog.Keeper is one.
+type LocalKeeper interface {
+	Open(number uint64) (r *checkpoint.Reader, close func(), err error)
+	Verify(ctx context.Context, number uint64, progress func(done, total uint64)) ([]txlog.Verified, error)
+	Locate(ctx context.Context, t txlog.Target) (txlog.Point, error)
+	RestorableFrom() (position uint64, ok bool)
+	Usage() txlog.Usage
+	Problem() error
 }
 
 // View is a group's state at one index. It pins that state: close it.
@@ -83,6 +103,7 @@ type View interface {
 	Scan(participant, start, end string, limit int, fn func(key string, value []byte, version uint64) (bool, error)) (command.ScanRead, bool, error)
 	RecentOutcomes(limit int) ([]machine.Outcome, error)
 	Digest() (sum [32]byte, keys uint64, err error)
+	Reader() machine.Reader
 	Close()
 }
 
@@ -97,6 +118,10 @@ type Directory interface {
 	Read(ctx context.Context) (*groups.DirectoryState, error)
 	CreateGroup(ctx context.Context, d *groups.Definition, nodes []string) (*groups.GroupRecord, error)
 	SetDefinition(ctx context.Context, d *groups.Definition, expect, version uint64) (*groups.GroupRecord, error)
+	CreateGroupFrom(ctx context.Context, d *groups.Definition, nodes []string, incarnation uint64, origin groups.Origin) (*groups.GroupRecord, error)
+	PlanRestore(ctx context.Context, group, token string, incarnation uint64) (*groups.GroupRecord, error)
+	CancelRestore(ctx context.Context, group, token string) (*groups.GroupRecord, error)
+	BeginIncarnation(ctx context.Context, c groups.BeginIncarnation) (*groups.GroupRecord, error)
 }
 
 var (

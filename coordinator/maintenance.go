@@ -31,6 +31,9 @@ func (c *Coordinator) maintain(ctx context.Context, g *reign) {
 		case <-ticker.C:
 		case <-c.purge:
 		}
+		if err := c.settleSeal(ctx, g); err != nil && ctx.Err() == nil {
+			g.log.Warn("looking after a sealed group", zap.Error(err))
+		}
 		for {
 			cmd, err := c.chore()
 			if err != nil {
@@ -64,7 +67,11 @@ func (c *Coordinator) chore() (command.Command, error) {
 	if len(config.Dropped) > 0 {
 		return &command.Purge{}, nil
 	}
-	outcomes := c.definition.Load().Outcomes
+	def := c.definition.Load()
+	if cmd, err := retention(snap, def.Retention.Checkpoints); cmd != nil || err != nil {
+		return cmd, err
+	}
+	outcomes := def.Outcomes
 	to, ok, err := machine.HorizonTarget(snap.Reader(), time.Now().UnixNano(), outcomes.Age, outcomes.Count)
 	if err != nil || !ok {
 		return nil, err

@@ -1,11 +1,13 @@
 package coordinator
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/cohort-tx/cohort/coordinator/protocol"
+	"github.com/cohort-tx/cohort/txlog/machine"
 )
 
 // Metrics are shared by a node's coordinators. Nothing is labelled by
@@ -21,6 +23,14 @@ type Metrics struct {
 	atGate        *prometheus.GaugeVec
 	stagedBytes   *prometheus.GaugeVec
 	epoch         *prometheus.GaugeVec
+
+	checkpoints       *prometheus.CounterVec
+	pauseSeconds      *prometheus.HistogramVec
+	waitSeconds       *prometheus.HistogramVec
+	checkpointTime    *prometheus.GaugeVec
+	checkpointBytes   *prometheus.GaugeVec
+	checkpointSeconds *prometheus.GaugeVec
+	gateClosed        *prometheus.GaugeVec
 }
 
 // NewMetrics registers them; a nil registerer keeps them to themselves.
@@ -46,8 +56,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		stagedBytes:   gauge("staged_bytes", "What open attempts hold in memory."),
 		epoch:         gauge("epoch", "Coordinator epoch while this node coordinates the group, 0 otherwise."),
 	}
+	m.checkpoints = counter("checkpoints_total", "Attempts to take a checkpoint, by result: cut, complete, abandoned.", "result")
+	m.pauseSeconds = histogram("checkpoint_pause_seconds", "Time that commits waited at the closed gate of a checkpoint.", prometheus.ExponentialBuckets(0.0002, 2, 14))
+	m.waitSeconds = histogram("checkpoint_wait_seconds", "Time from a checkpoint's trigger to the closing of the gate.", prometheus.ExponentialBuckets(0.001, 2, 16))
+	m.checkpointTime = gauge("checkpoint_timestamp_seconds", "Time of the newest complete checkpoint's cut.")
+	m.checkpointBytes = gauge("checkpoint_bytes", "Size of the newest complete checkpoint's files.")
+	m.checkpointSeconds = gauge("checkpoint_write_seconds", "How long the slowest copy of the newest complete checkpoint took to be written.")
+	m.gateClosed = gauge("gate_closed", "1 while commits wait for a checkpoint's cut.")
 	if reg != nil {
-		reg.MustRegister(m.commits, m.commitSeconds, m.steps, m.entries, m.entryCommands, m.open, m.inFlight, m.atGate, m.stagedBytes, m.epoch)
+		reg.MustRegister(m.checkpoints, m.pauseSeconds, m.waitSeconds, m.checkpointTime, m.checkpointBytes, m.checkpointSeconds, m.gateClosed, m.commits, m.commitSeconds, m.steps, m.entries, m.entryCommands, m.open, m.inFlight, m.atGate, m.stagedBytes, m.epoch)
 	}
 	return m
 }
@@ -60,6 +77,12 @@ type groupMetrics struct {
 	stepsDone, stepsFailed                prometheus.Counter
 	applied, notProposed, doubtful        prometheus.Counter
 	open, inFlight, atGate, staged, epoch prometheus.Gauge
+
+	checkpoints                                                    *prometheus.CounterVec
+	pauseSeconds, waitSeconds                                      prometheus.Observer
+	checkpointTime, checkpointBytes, checkpointSeconds, gateClosed prometheus.Gauge
+	// completed is the number of the newest complete checkpoint counted.
+	completed atomic.Uint64
 }
 
 func (m *Metrics) of(group string) *groupMetrics {
@@ -79,6 +102,14 @@ func (m *Metrics) of(group string) *groupMetrics {
 		atGate:        m.atGate.WithLabelValues(group),
 		staged:        m.stagedBytes.WithLabelValues(group),
 		epoch:         m.epoch.WithLabelValues(group),
+
+		checkpoints:       m.checkpoints.MustCurryWith(prometheus.Labels{"group": group}),
+		pauseSeconds:      m.pauseSeconds.WithLabelValues(group),
+		waitSeconds:       m.waitSeconds.WithLabelValues(group),
+		checkpointTime:    m.checkpointTime.WithLabelValues(group),
+		checkpointBytes:   m.checkpointBytes.WithLabelValues(group),
+		checkpointSeconds: m.checkpointSeconds.WithLabelValues(group),
+		gateClosed:        m.gateClosed.WithLabelValues(group),
 	}
 }
 
@@ -87,6 +118,11 @@ func (g *groupMetrics) load(l protocol.Load) {
 	g.inFlight.Set(float64(l.InFlight))
 	g.atGate.Set(float64(l.AtGate))
 	g.staged.Set(float64(l.StagedBytes))
+	closed := 0.0
+	if l.GateClosed {
+		closed = 1
+	}
+	g.gateClosed.Set(closed)
 }
 
 func (g *groupMetrics) commit(ans protocol.Answer, took time.Duration) {
@@ -99,5 +135,29 @@ func (g *groupMetrics) commit(ans protocol.Answer, took time.Duration) {
 		g.commitSeconds.Observe(took.Seconds())
 	case *protocol.Indeterminate:
 		g.indeterminate.Inc()
+	}
+}
+
+func (g *groupMetrics) checkpointTaken(pause, wait time.Duration) {
+	g.checkpoints.WithLabelValues("cut").Inc()
+	g.pauseSeconds.Observe(pause.Seconds())
+	g.waitSeconds.Observe(wait.Seconds())
+}
+
+// checkpointCompleted counts a complete checkpoint once.
+func (g *groupMetrics) checkpointCompleted(c *machine.Checkpoint) {
+	for last := g.completed.Load(); last < c.Number; last = g.completed.Load() {
+		if !g.completed.CompareAndSwap(last, c.Number) {
+			continue
+		}
+		var bytes, nanos uint64
+		for i := range c.Copies {
+			bytes, nanos = max(bytes, c.Copies[i].Bytes), max(nanos, c.Copies[i].WriteNanos)
+		}
+		g.checkpoints.WithLabelValues("complete").Inc()
+		g.checkpointTime.Set(float64(c.TimeUnixNano) / 1e9)
+		g.checkpointBytes.Set(float64(bytes))
+		g.checkpointSeconds.Set(time.Duration(nanos).Seconds())
+		return
 	}
 }

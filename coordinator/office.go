@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -106,7 +107,10 @@ func (c *Coordinator) reignOver(ctx context.Context, term uint64) {
 	upkeepCtx, stop := context.WithCancel(ctx)
 	go func() {
 		defer close(upkeep)
-		c.maintain(upkeepCtx, g)
+		var tasks sync.WaitGroup
+		tasks.Go(func() { c.maintain(upkeepCtx, g) })
+		tasks.Go(func() { c.takeCheckpoints(upkeepCtx, g) })
+		tasks.Wait()
 	}()
 	g.run(ctx)
 	c.reign.CompareAndSwap(g, nil)
@@ -149,7 +153,7 @@ func (c *Coordinator) takeOffice(ctx context.Context, term uint64) (protocol.Con
 			return protocol.Config{}, 0, fmt.Errorf("reading the group's configuration: %w", err)
 		}
 		if config != nil {
-			return *config, incarnation, nil
+			return *config, incarnation, c.beginIncarnation(ctx, term)
 		}
 		r, err := c.insist(ctx, term, c.firstConfigure(ctx))
 		if err != nil {
@@ -159,6 +163,33 @@ func (c *Coordinator) takeOffice(ctx context.Context, term uint64) (protocol.Con
 			return protocol.Config{}, 0, fmt.Errorf("the log refused the group's first definition: %s", r.Detail)
 		}
 	}
+}
+
+// beginIncarnation proposes the first command of an incarnation that a restore has
+// made, unless it is there. A replica that was made from something else halts at
+// it.
+func (c *Coordinator) beginIncarnation(ctx context.Context, term uint64) error {
+	snap, err := c.params.Replica.Snapshot()
+	if err != nil {
+		return err
+	}
+	origin, found, err := machine.ReadOrigin(snap.Reader())
+	meta, metaErr := snap.Meta()
+	snap.Close()
+	if err = errors.Join(err, metaErr); err != nil || !found || origin.Begun {
+		return err
+	}
+	r, err := c.insist(ctx, term, func() ([]command.Command, error) {
+		digest, carried, err := c.params.Origin(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("what the incarnation begins with: %w", err)
+		}
+		return []command.Command{&command.Begin{Incarnation: meta.Incarnation, Digest: digest, Carried: carried}}, nil
+	})
+	if err == nil && r.Status != command.StatusDone {
+		err = fmt.Errorf("the log refused to begin the incarnation: %s", r.Detail)
+	}
+	return err
 }
 
 // firstConfigure makes the command that gives the log its first definition.
@@ -243,6 +274,12 @@ func coreConfig(def *groups.Definition, config *machine.Config, epoch uint64) pr
 		FailAfter:    def.Failover.FailAfter,
 		Grace:        def.Failover.Grace,
 		AutoFailover: def.Failover.Mode == groups.ModeAuto,
+		Checkpoint: protocol.Checkpoint{
+			MaxWait: def.Checkpoint.MaxWait, MaxPause: def.Checkpoint.MaxPause, MinGap: def.Checkpoint.MinGap,
+		},
+	}
+	if def.Checkpoint.WaitFor == groups.WaitForStarted {
+		pc.Checkpoint.WaitFor = protocol.WaitForStarted
 	}
 	for _, p := range config.Participants {
 		pc.Participants = append(pc.Participants, p.Name)

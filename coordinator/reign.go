@@ -41,6 +41,10 @@ type reign struct {
 	proposals chan *protocol.Propose
 	// requests numbers waiters; it is shared.
 	requests atomic.Uint64
+	// level is the group's feature level as last seen; refused tells whether the core
+	// was told to refuse commits. Both are shared.
+	level   atomic.Uint64
+	refused atomic.Bool
 
 	core *protocol.Core
 	// snapshots of attempts by handle; nil while one is being pinned.
@@ -217,7 +221,7 @@ func (g *reign) proposed(entry uint64, results []command.Result, err error) prot
 	switch {
 	case err == nil:
 		g.metrics.applied.Inc()
-		return &protocol.Applied{Entry: entry, Results: results}
+		return &protocol.Applied{Entry: entry, Results: results, Position: g.replica.Position()}
 	case notProposed(err):
 		g.metrics.notProposed.Inc()
 		return &protocol.NotProposed{Entry: entry, TooLarge: errors.Is(err, txlog.ErrTooLarge)}

@@ -22,6 +22,8 @@ type ServiceConfig struct {
 	Directory           Directory
 	// LeadsDirectory tells whether this node leads the directory; nil means never.
 	LeadsDirectory func() bool
+	// Hydrator makes files for restored groups; nil where none is restored.
+	Hydrator Hydrator
 	// DialOptions for connections to other nodes: their credentials at least.
 	DialOptions []grpc.DialOption
 	Logger      *zap.Logger
@@ -71,6 +73,7 @@ func (s *Service) Register(server grpc.ServiceRegistrar) {
 	pb.RegisterTransactionsServer(server, &transactionsService{Service: s})
 	pb.RegisterLogServer(server, &logService{Service: s})
 	pb.RegisterClusterServer(server, &clusterService{Service: s})
+	pb.RegisterCheckpointsServer(server, &checkpointsService{Service: s})
 	pb.RegisterPeersServer(server, &peersService{Service: s})
 }
 

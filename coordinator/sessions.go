@@ -249,6 +249,10 @@ func (g *reign) nodeMessage(m protocol.Message) *cohortv1.NodeMessage {
 			n.Abort = &cohortv1.Abort{Id: a.ID, Reason: cohortv1.Reason(a.Reason), Participant: a.Participant, Key: []byte(a.Key), Detail: a.Detail}
 		}
 		return &cohortv1.NodeMessage{Message: &cohortv1.NodeMessage_Notice{Notice: n}}
+	case *protocol.Capture:
+		return &cohortv1.NodeMessage{Message: &cohortv1.NodeMessage_Capture{Capture: &cohortv1.Capture{
+			Checkpoint: m.Checkpoint, Position: m.Position, ActivationEpoch: m.Epoch,
+		}}}
 	}
 	panic("coordinator: a message that is not known")
 }

@@ -82,6 +82,9 @@ func (c *Checkpoint) Whole() bool { return len(c.Request.Participants) == 0 }
 
 // Schedule is what the state machine keeps about checkpoints as a whole.
 type Schedule struct {
+	// Times are the proposers' clocks as they were: what is due is judged by clocks,
+	// and one that was wrong must not count for ever.
+
 	// NextNumber is that of the next attempt.
 	NextNumber uint64
 	// LogBytes is Meta.LogBytes, as ReadSchedule finds it.

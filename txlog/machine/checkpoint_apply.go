@@ -103,7 +103,7 @@ func (e *entryRun) featureLevel(c *command.FeatureLevel) command.Result {
 	if c.Level > max(m.meta.FeatureLevel, 1) {
 		m.meta.FeatureLevel = c.Level
 		m.schedule.NextNumber = max(m.schedule.NextNumber, 1)
-		m.schedule.SinceUnixNano = e.now
+		m.schedule.SinceUnixNano = e.clock
 		m.schedule.LogFrom = max(m.schedule.LogFrom, 1)
 		e.scheduled = true
 	}
@@ -187,7 +187,7 @@ func (e *entryRun) attempt(c *command.CheckpointRequest, serves []string) Checkp
 		Position: m.meta.Position, LogHash: m.meta.LogHash, TimeUnixNano: e.now,
 	}
 	s.NextNumber++
-	s.AttemptUnixNano = e.now
+	s.AttemptUnixNano = e.clock
 	s.Pending = slices.DeleteFunc(slices.Clone(s.Pending), func(p command.CheckpointRequest) bool {
 		return p.Token == c.Token || slices.Contains(serves, p.Token)
 	})
@@ -241,7 +241,7 @@ func (e *entryRun) checkpoint(c *command.Checkpoint) (command.Result, error) {
 	e.putCheckpoint(&rec)
 	if rec.Whole() {
 		s := &m.schedule
-		s.CutNumber, s.CutUnixNano, s.CutPosition, s.CutLogBytes = rec.Number, e.now, rec.Position, m.meta.LogBytes
+		s.CutNumber, s.CutUnixNano, s.CutPosition, s.CutLogBytes = rec.Number, e.clock, rec.Position, m.meta.LogBytes
 	}
 	if c.Seal {
 		m.meta.Sealed, m.meta.SealToken = true, c.SealToken

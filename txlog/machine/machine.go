@@ -100,9 +100,11 @@ type entryRun struct {
 	m     *Machine
 	st    State
 	index uint64
-	// epoch and now are the batch's coordinator epoch and its clamped time.
+	// epoch and now are the batch's coordinator epoch and its clamped time; clock is
+	// the time as it was proposed.
 	epoch  uint64
 	now    int64
+	clock  int64
 	before Meta
 	// used counts towards bound, which holds for the entry as it begins.
 	used, bound Size
@@ -127,7 +129,7 @@ func (e *entryRun) batch(data []byte) ([]command.Result, error) {
 	if b.Epoch >= m.meta.CoordinatorEpoch {
 		m.meta.TimeUnixNano = max(m.meta.TimeUnixNano, b.TimeUnixNano)
 	}
-	e.now = m.meta.TimeUnixNano
+	e.now, e.clock = m.meta.TimeUnixNano, b.TimeUnixNano
 	e.reserve(b)
 	e.alone = len(b.Commands) == 1
 	results := make([]command.Result, len(b.Commands))

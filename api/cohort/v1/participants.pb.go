@@ -79,7 +79,7 @@ func (x Refused_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Code.Descriptor instead.
 func (Refused_Code) EnumDescriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{24, 0}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type ReportReplicaRequest struct {
@@ -1258,6 +1258,7 @@ type InstanceMessage struct {
 	//	*InstanceMessage_Vote
 	//	*InstanceMessage_Goodbye
 	//	*InstanceMessage_Ready
+	//	*InstanceMessage_Captured
 	Message       isInstanceMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1345,6 +1346,15 @@ func (x *InstanceMessage) GetReady() *Ready {
 	return nil
 }
 
+func (x *InstanceMessage) GetCaptured() *Captured {
+	if x != nil {
+		if x, ok := x.Message.(*InstanceMessage_Captured); ok {
+			return x.Captured
+		}
+	}
+	return nil
+}
+
 type isInstanceMessage_Message interface {
 	isInstanceMessage_Message()
 }
@@ -1372,6 +1382,11 @@ type InstanceMessage_Ready struct {
 	Ready *Ready `protobuf:"bytes,5,opt,name=ready,proto3,oneof"`
 }
 
+type InstanceMessage_Captured struct {
+	// The instance has captured its state.
+	Captured *Captured `protobuf:"bytes,6,opt,name=captured,proto3,oneof"`
+}
+
 func (*InstanceMessage_Hello) isInstanceMessage_Message() {}
 
 func (*InstanceMessage_StepResult) isInstanceMessage_Message() {}
@@ -1381,6 +1396,130 @@ func (*InstanceMessage_Vote) isInstanceMessage_Message() {}
 func (*InstanceMessage_Goodbye) isInstanceMessage_Message() {}
 
 func (*InstanceMessage_Ready) isInstanceMessage_Message() {}
+
+func (*InstanceMessage_Captured) isInstanceMessage_Message() {}
+
+// Capture asks an instance with state of its own for it as of the position, which
+// it has applied and nothing after it.
+type Capture struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint      uint64                 `protobuf:"varint,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Position        uint64                 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	ActivationEpoch uint64                 `protobuf:"varint,3,opt,name=activation_epoch,json=activationEpoch,proto3" json:"activation_epoch,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Capture) Reset() {
+	*x = Capture{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Capture) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Capture) ProtoMessage() {}
+
+func (x *Capture) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Capture.ProtoReflect.Descriptor instead.
+func (*Capture) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Capture) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *Capture) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *Capture) GetActivationEpoch() uint64 {
+	if x != nil {
+		return x.ActivationEpoch
+	}
+	return 0
+}
+
+type Captured struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint      uint64                 `protobuf:"varint,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Position        uint64                 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	ActivationEpoch uint64                 `protobuf:"varint,3,opt,name=activation_epoch,json=activationEpoch,proto3" json:"activation_epoch,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Captured) Reset() {
+	*x = Captured{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Captured) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Captured) ProtoMessage() {}
+
+func (x *Captured) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Captured.ProtoReflect.Descriptor instead.
+func (*Captured) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Captured) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *Captured) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *Captured) GetActivationEpoch() uint64 {
+	if x != nil {
+		return x.ActivationEpoch
+	}
+	return 0
+}
 
 type Hello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1403,7 +1542,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[15]
+	mi := &file_cohort_v1_participants_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1554,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[15]
+	mi := &file_cohort_v1_participants_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1567,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{15}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Hello) GetGroup() string {
@@ -1489,7 +1628,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[16]
+	mi := &file_cohort_v1_participants_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +1640,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[16]
+	mi := &file_cohort_v1_participants_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,7 +1653,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{16}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Goodbye) GetReason() string {
@@ -1534,7 +1673,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[17]
+	mi := &file_cohort_v1_participants_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1685,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[17]
+	mi := &file_cohort_v1_participants_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1698,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{17}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Ready) GetActivationEpoch() uint64 {
@@ -1595,7 +1734,7 @@ type StepResult struct {
 
 func (x *StepResult) Reset() {
 	*x = StepResult{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[18]
+	mi := &file_cohort_v1_participants_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1746,7 @@ func (x *StepResult) String() string {
 func (*StepResult) ProtoMessage() {}
 
 func (x *StepResult) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[18]
+	mi := &file_cohort_v1_participants_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1759,7 @@ func (x *StepResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
 func (*StepResult) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{18}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StepResult) GetCall() uint64 {
@@ -1704,7 +1843,7 @@ type Vote struct {
 
 func (x *Vote) Reset() {
 	*x = Vote{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[19]
+	mi := &file_cohort_v1_participants_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +1855,7 @@ func (x *Vote) String() string {
 func (*Vote) ProtoMessage() {}
 
 func (x *Vote) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[19]
+	mi := &file_cohort_v1_participants_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +1868,7 @@ func (x *Vote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vote.ProtoReflect.Descriptor instead.
 func (*Vote) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{19}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Vote) GetCall() uint64 {
@@ -1765,6 +1904,7 @@ type NodeMessage struct {
 	//	*NodeMessage_Prepare
 	//	*NodeMessage_Notice
 	//	*NodeMessage_Refused
+	//	*NodeMessage_Capture
 	Message       isNodeMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1772,7 +1912,7 @@ type NodeMessage struct {
 
 func (x *NodeMessage) Reset() {
 	*x = NodeMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[20]
+	mi := &file_cohort_v1_participants_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +1924,7 @@ func (x *NodeMessage) String() string {
 func (*NodeMessage) ProtoMessage() {}
 
 func (x *NodeMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[20]
+	mi := &file_cohort_v1_participants_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +1937,7 @@ func (x *NodeMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMessage.ProtoReflect.Descriptor instead.
 func (*NodeMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{20}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeMessage) GetMessage() isNodeMessage_Message {
@@ -1870,6 +2010,15 @@ func (x *NodeMessage) GetRefused() *Refused {
 	return nil
 }
 
+func (x *NodeMessage) GetCapture() *Capture {
+	if x != nil {
+		if x, ok := x.Message.(*NodeMessage_Capture); ok {
+			return x.Capture
+		}
+	}
+	return nil
+}
+
 type isNodeMessage_Message interface {
 	isNodeMessage_Message()
 }
@@ -1903,6 +2052,11 @@ type NodeMessage_Refused struct {
 	Refused *Refused `protobuf:"bytes,7,opt,name=refused,proto3,oneof"`
 }
 
+type NodeMessage_Capture struct {
+	// A checkpoint's cut is recorded: capture state as of it.
+	Capture *Capture `protobuf:"bytes,8,opt,name=capture,proto3,oneof"`
+}
+
 func (*NodeMessage_Activated) isNodeMessage_Message() {}
 
 func (*NodeMessage_Standby) isNodeMessage_Message() {}
@@ -1916,6 +2070,8 @@ func (*NodeMessage_Prepare) isNodeMessage_Message() {}
 func (*NodeMessage_Notice) isNodeMessage_Message() {}
 
 func (*NodeMessage_Refused) isNodeMessage_Message() {}
+
+func (*NodeMessage_Capture) isNodeMessage_Message() {}
 
 // Activated: the instance is the participant's active one.
 type Activated struct {
@@ -1931,7 +2087,7 @@ type Activated struct {
 
 func (x *Activated) Reset() {
 	*x = Activated{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[21]
+	mi := &file_cohort_v1_participants_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2099,7 @@ func (x *Activated) String() string {
 func (*Activated) ProtoMessage() {}
 
 func (x *Activated) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[21]
+	mi := &file_cohort_v1_participants_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2112,7 @@ func (x *Activated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activated.ProtoReflect.Descriptor instead.
 func (*Activated) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{21}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Activated) GetEpoch() uint64 {
@@ -1997,7 +2153,7 @@ type Standby struct {
 
 func (x *Standby) Reset() {
 	*x = Standby{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[22]
+	mi := &file_cohort_v1_participants_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2165,7 @@ func (x *Standby) String() string {
 func (*Standby) ProtoMessage() {}
 
 func (x *Standby) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[22]
+	mi := &file_cohort_v1_participants_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2178,7 @@ func (x *Standby) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standby.ProtoReflect.Descriptor instead.
 func (*Standby) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{22}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Standby) GetActiveEpoch() uint64 {
@@ -2043,7 +2199,7 @@ type Fenced struct {
 
 func (x *Fenced) Reset() {
 	*x = Fenced{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[23]
+	mi := &file_cohort_v1_participants_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2211,7 @@ func (x *Fenced) String() string {
 func (*Fenced) ProtoMessage() {}
 
 func (x *Fenced) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[23]
+	mi := &file_cohort_v1_participants_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2224,7 @@ func (x *Fenced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fenced.ProtoReflect.Descriptor instead.
 func (*Fenced) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{23}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Fenced) GetEpoch() uint64 {
@@ -2095,7 +2251,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[24]
+	mi := &file_cohort_v1_participants_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2263,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[24]
+	mi := &file_cohort_v1_participants_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2276,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{24}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Refused) GetCode() Refused_Code {
@@ -2157,7 +2313,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[25]
+	mi := &file_cohort_v1_participants_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2325,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[25]
+	mi := &file_cohort_v1_participants_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2338,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{25}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Step) GetCall() uint64 {
@@ -2269,7 +2425,7 @@ type Prepare struct {
 
 func (x *Prepare) Reset() {
 	*x = Prepare{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[26]
+	mi := &file_cohort_v1_participants_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2437,7 @@ func (x *Prepare) String() string {
 func (*Prepare) ProtoMessage() {}
 
 func (x *Prepare) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[26]
+	mi := &file_cohort_v1_participants_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2450,7 @@ func (x *Prepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepare.ProtoReflect.Descriptor instead.
 func (*Prepare) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{26}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Prepare) GetCall() uint64 {
@@ -2345,7 +2501,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[27]
+	mi := &file_cohort_v1_participants_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2513,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[27]
+	mi := &file_cohort_v1_participants_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2526,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{27}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Notice) GetAttempt() *Attempt {
@@ -2411,7 +2567,7 @@ type AgentMessage struct {
 
 func (x *AgentMessage) Reset() {
 	*x = AgentMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[28]
+	mi := &file_cohort_v1_participants_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2579,7 @@ func (x *AgentMessage) String() string {
 func (*AgentMessage) ProtoMessage() {}
 
 func (x *AgentMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[28]
+	mi := &file_cohort_v1_participants_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2592,7 @@ func (x *AgentMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMessage.ProtoReflect.Descriptor instead.
 func (*AgentMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{28}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AgentMessage) GetMessage() isAgentMessage_Message {
@@ -2536,7 +2692,7 @@ type AgentHello struct {
 
 func (x *AgentHello) Reset() {
 	*x = AgentHello{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[29]
+	mi := &file_cohort_v1_participants_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2704,7 @@ func (x *AgentHello) String() string {
 func (*AgentHello) ProtoMessage() {}
 
 func (x *AgentHello) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[29]
+	mi := &file_cohort_v1_participants_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2717,7 @@ func (x *AgentHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentHello.ProtoReflect.Descriptor instead.
 func (*AgentHello) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{29}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AgentHello) GetNode() string {
@@ -2587,7 +2743,7 @@ type InstanceAttached struct {
 
 func (x *InstanceAttached) Reset() {
 	*x = InstanceAttached{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[30]
+	mi := &file_cohort_v1_participants_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +2755,7 @@ func (x *InstanceAttached) String() string {
 func (*InstanceAttached) ProtoMessage() {}
 
 func (x *InstanceAttached) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[30]
+	mi := &file_cohort_v1_participants_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +2768,7 @@ func (x *InstanceAttached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceAttached.ProtoReflect.Descriptor instead.
 func (*InstanceAttached) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{30}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *InstanceAttached) GetHello() *Hello {
@@ -2633,7 +2789,7 @@ type InstanceDetached struct {
 
 func (x *InstanceDetached) Reset() {
 	*x = InstanceDetached{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[31]
+	mi := &file_cohort_v1_participants_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +2801,7 @@ func (x *InstanceDetached) String() string {
 func (*InstanceDetached) ProtoMessage() {}
 
 func (x *InstanceDetached) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[31]
+	mi := &file_cohort_v1_participants_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +2814,7 @@ func (x *InstanceDetached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceDetached.ProtoReflect.Descriptor instead.
 func (*InstanceDetached) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{31}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *InstanceDetached) GetParticipant() string {
@@ -2693,7 +2849,7 @@ type FromInstance struct {
 
 func (x *FromInstance) Reset() {
 	*x = FromInstance{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[32]
+	mi := &file_cohort_v1_participants_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +2861,7 @@ func (x *FromInstance) String() string {
 func (*FromInstance) ProtoMessage() {}
 
 func (x *FromInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[32]
+	mi := &file_cohort_v1_participants_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +2874,7 @@ func (x *FromInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromInstance.ProtoReflect.Descriptor instead.
 func (*FromInstance) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{32}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FromInstance) GetParticipant() string {
@@ -2751,7 +2907,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[33]
+	mi := &file_cohort_v1_participants_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2919,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[33]
+	mi := &file_cohort_v1_participants_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2932,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{33}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Heartbeat) GetSequence() uint64 {
@@ -2801,7 +2957,7 @@ type CoordinatorMessage struct {
 
 func (x *CoordinatorMessage) Reset() {
 	*x = CoordinatorMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[34]
+	mi := &file_cohort_v1_participants_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2813,7 +2969,7 @@ func (x *CoordinatorMessage) String() string {
 func (*CoordinatorMessage) ProtoMessage() {}
 
 func (x *CoordinatorMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[34]
+	mi := &file_cohort_v1_participants_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +2982,7 @@ func (x *CoordinatorMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorMessage.ProtoReflect.Descriptor instead.
 func (*CoordinatorMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{34}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CoordinatorMessage) GetMessage() isCoordinatorMessage_Message {
@@ -2896,7 +3052,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[35]
+	mi := &file_cohort_v1_participants_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3064,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[35]
+	mi := &file_cohort_v1_participants_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3077,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{35}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Welcome) GetCoordinatorEpoch() uint64 {
@@ -2949,7 +3105,7 @@ type ToInstance struct {
 
 func (x *ToInstance) Reset() {
 	*x = ToInstance{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[36]
+	mi := &file_cohort_v1_participants_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3117,7 @@ func (x *ToInstance) String() string {
 func (*ToInstance) ProtoMessage() {}
 
 func (x *ToInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[36]
+	mi := &file_cohort_v1_participants_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3130,7 @@ func (x *ToInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToInstance.ProtoReflect.Descriptor instead.
 func (*ToInstance) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{36}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ToInstance) GetParticipant() string {
@@ -3109,15 +3265,28 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\x0fdefinition_json\x18\x02 \x01(\fR\x0edefinitionJson\x12\x14\n" +
 	"\x05prune\x18\x03 \x01(\bR\x05prune\"-\n" +
 	"\x11ConfigureResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion\"\x81\x02\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\xb4\x02\n" +
 	"\x0fInstanceMessage\x12(\n" +
 	"\x05hello\x18\x01 \x01(\v2\x10.cohort.v1.HelloH\x00R\x05hello\x128\n" +
 	"\vstep_result\x18\x02 \x01(\v2\x15.cohort.v1.StepResultH\x00R\n" +
 	"stepResult\x12%\n" +
 	"\x04vote\x18\x03 \x01(\v2\x0f.cohort.v1.VoteH\x00R\x04vote\x12.\n" +
 	"\agoodbye\x18\x04 \x01(\v2\x12.cohort.v1.GoodbyeH\x00R\agoodbye\x12(\n" +
-	"\x05ready\x18\x05 \x01(\v2\x10.cohort.v1.ReadyH\x00R\x05readyB\t\n" +
-	"\amessage\"\xcc\x01\n" +
+	"\x05ready\x18\x05 \x01(\v2\x10.cohort.v1.ReadyH\x00R\x05ready\x121\n" +
+	"\bcaptured\x18\x06 \x01(\v2\x13.cohort.v1.CapturedH\x00R\bcapturedB\t\n" +
+	"\amessage\"p\n" +
+	"\aCapture\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\x04R\n" +
+	"checkpoint\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x04R\bposition\x12)\n" +
+	"\x10activation_epoch\x18\x03 \x01(\x04R\x0factivationEpoch\"q\n" +
+	"\bCaptured\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\x04R\n" +
+	"checkpoint\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x04R\bposition\x12)\n" +
+	"\x10activation_epoch\x18\x03 \x01(\x04R\x0factivationEpoch\"\xcc\x01\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12 \n" +
 	"\vparticipant\x18\x02 \x01(\tR\vparticipant\x12\x1a\n" +
@@ -3143,7 +3312,7 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\x04Vote\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x10\n" +
 	"\x03yes\x18\x02 \x01(\bR\x03yes\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xdf\x02\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x8f\x03\n" +
 	"\vNodeMessage\x124\n" +
 	"\tactivated\x18\x01 \x01(\v2\x14.cohort.v1.ActivatedH\x00R\tactivated\x12.\n" +
 	"\astandby\x18\x02 \x01(\v2\x12.cohort.v1.StandbyH\x00R\astandby\x12+\n" +
@@ -3151,7 +3320,8 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\x04step\x18\x04 \x01(\v2\x0f.cohort.v1.StepH\x00R\x04step\x12.\n" +
 	"\aprepare\x18\x05 \x01(\v2\x12.cohort.v1.PrepareH\x00R\aprepare\x12+\n" +
 	"\x06notice\x18\x06 \x01(\v2\x11.cohort.v1.NoticeH\x00R\x06notice\x12.\n" +
-	"\arefused\x18\a \x01(\v2\x12.cohort.v1.RefusedH\x00R\arefusedB\t\n" +
+	"\arefused\x18\a \x01(\v2\x12.cohort.v1.RefusedH\x00R\arefused\x12.\n" +
+	"\acapture\x18\b \x01(\v2\x12.cohort.v1.CaptureH\x00R\acaptureB\t\n" +
 	"\amessage\"\x8c\x01\n" +
 	"\tActivated\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -3259,7 +3429,7 @@ func file_cohort_v1_participants_proto_rawDescGZIP() []byte {
 }
 
 var file_cohort_v1_participants_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cohort_v1_participants_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_cohort_v1_participants_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_cohort_v1_participants_proto_goTypes = []any{
 	(Refused_Code)(0),               // 0: cohort.v1.Refused.Code
 	(*ReportReplicaRequest)(nil),    // 1: cohort.v1.ReportReplicaRequest
@@ -3277,39 +3447,41 @@ var file_cohort_v1_participants_proto_goTypes = []any{
 	(*ConfigureRequest)(nil),        // 13: cohort.v1.ConfigureRequest
 	(*ConfigureResponse)(nil),       // 14: cohort.v1.ConfigureResponse
 	(*InstanceMessage)(nil),         // 15: cohort.v1.InstanceMessage
-	(*Hello)(nil),                   // 16: cohort.v1.Hello
-	(*Goodbye)(nil),                 // 17: cohort.v1.Goodbye
-	(*Ready)(nil),                   // 18: cohort.v1.Ready
-	(*StepResult)(nil),              // 19: cohort.v1.StepResult
-	(*Vote)(nil),                    // 20: cohort.v1.Vote
-	(*NodeMessage)(nil),             // 21: cohort.v1.NodeMessage
-	(*Activated)(nil),               // 22: cohort.v1.Activated
-	(*Standby)(nil),                 // 23: cohort.v1.Standby
-	(*Fenced)(nil),                  // 24: cohort.v1.Fenced
-	(*Refused)(nil),                 // 25: cohort.v1.Refused
-	(*Step)(nil),                    // 26: cohort.v1.Step
-	(*Prepare)(nil),                 // 27: cohort.v1.Prepare
-	(*Notice)(nil),                  // 28: cohort.v1.Notice
-	(*AgentMessage)(nil),            // 29: cohort.v1.AgentMessage
-	(*AgentHello)(nil),              // 30: cohort.v1.AgentHello
-	(*InstanceAttached)(nil),        // 31: cohort.v1.InstanceAttached
-	(*InstanceDetached)(nil),        // 32: cohort.v1.InstanceDetached
-	(*FromInstance)(nil),            // 33: cohort.v1.FromInstance
-	(*Heartbeat)(nil),               // 34: cohort.v1.Heartbeat
-	(*CoordinatorMessage)(nil),      // 35: cohort.v1.CoordinatorMessage
-	(*Welcome)(nil),                 // 36: cohort.v1.Welcome
-	(*ToInstance)(nil),              // 37: cohort.v1.ToInstance
-	(*ParticipantInfo)(nil),         // 38: cohort.v1.ParticipantInfo
-	(*StepReply)(nil),               // 39: cohort.v1.StepReply
-	(*StepFailure)(nil),             // 40: cohort.v1.StepFailure
-	(*Read)(nil),                    // 41: cohort.v1.Read
-	(*ScanRead)(nil),                // 42: cohort.v1.ScanRead
-	(*Op)(nil),                      // 43: cohort.v1.Op
-	(*Attempt)(nil),                 // 44: cohort.v1.Attempt
-	(*Abort)(nil),                   // 45: cohort.v1.Abort
-	(*VerifyCheckpointRequest)(nil), // 46: cohort.v1.VerifyCheckpointRequest
-	(*FileChunk)(nil),               // 47: cohort.v1.FileChunk
-	(*VerifyProgress)(nil),          // 48: cohort.v1.VerifyProgress
+	(*Capture)(nil),                 // 16: cohort.v1.Capture
+	(*Captured)(nil),                // 17: cohort.v1.Captured
+	(*Hello)(nil),                   // 18: cohort.v1.Hello
+	(*Goodbye)(nil),                 // 19: cohort.v1.Goodbye
+	(*Ready)(nil),                   // 20: cohort.v1.Ready
+	(*StepResult)(nil),              // 21: cohort.v1.StepResult
+	(*Vote)(nil),                    // 22: cohort.v1.Vote
+	(*NodeMessage)(nil),             // 23: cohort.v1.NodeMessage
+	(*Activated)(nil),               // 24: cohort.v1.Activated
+	(*Standby)(nil),                 // 25: cohort.v1.Standby
+	(*Fenced)(nil),                  // 26: cohort.v1.Fenced
+	(*Refused)(nil),                 // 27: cohort.v1.Refused
+	(*Step)(nil),                    // 28: cohort.v1.Step
+	(*Prepare)(nil),                 // 29: cohort.v1.Prepare
+	(*Notice)(nil),                  // 30: cohort.v1.Notice
+	(*AgentMessage)(nil),            // 31: cohort.v1.AgentMessage
+	(*AgentHello)(nil),              // 32: cohort.v1.AgentHello
+	(*InstanceAttached)(nil),        // 33: cohort.v1.InstanceAttached
+	(*InstanceDetached)(nil),        // 34: cohort.v1.InstanceDetached
+	(*FromInstance)(nil),            // 35: cohort.v1.FromInstance
+	(*Heartbeat)(nil),               // 36: cohort.v1.Heartbeat
+	(*CoordinatorMessage)(nil),      // 37: cohort.v1.CoordinatorMessage
+	(*Welcome)(nil),                 // 38: cohort.v1.Welcome
+	(*ToInstance)(nil),              // 39: cohort.v1.ToInstance
+	(*ParticipantInfo)(nil),         // 40: cohort.v1.ParticipantInfo
+	(*StepReply)(nil),               // 41: cohort.v1.StepReply
+	(*StepFailure)(nil),             // 42: cohort.v1.StepFailure
+	(*Read)(nil),                    // 43: cohort.v1.Read
+	(*ScanRead)(nil),                // 44: cohort.v1.ScanRead
+	(*Op)(nil),                      // 45: cohort.v1.Op
+	(*Attempt)(nil),                 // 46: cohort.v1.Attempt
+	(*Abort)(nil),                   // 47: cohort.v1.Abort
+	(*VerifyCheckpointRequest)(nil), // 48: cohort.v1.VerifyCheckpointRequest
+	(*FileChunk)(nil),               // 49: cohort.v1.FileChunk
+	(*VerifyProgress)(nil),          // 50: cohort.v1.VerifyProgress
 }
 var file_cohort_v1_participants_proto_depIdxs = []int32{
 	2,  // 0: cohort.v1.ReportReplicaRequest.copies:type_name -> cohort.v1.CopyReport
@@ -3317,63 +3489,65 @@ var file_cohort_v1_participants_proto_depIdxs = []int32{
 	9,  // 2: cohort.v1.HydrateProgress.result:type_name -> cohort.v1.HydrateResult
 	3,  // 3: cohort.v1.HydrateResult.sections:type_name -> cohort.v1.SectionReport
 	12, // 4: cohort.v1.ProbeResponse.replicas:type_name -> cohort.v1.ReplicaProbe
-	38, // 5: cohort.v1.ReplicaProbe.participants:type_name -> cohort.v1.ParticipantInfo
-	16, // 6: cohort.v1.InstanceMessage.hello:type_name -> cohort.v1.Hello
-	19, // 7: cohort.v1.InstanceMessage.step_result:type_name -> cohort.v1.StepResult
-	20, // 8: cohort.v1.InstanceMessage.vote:type_name -> cohort.v1.Vote
-	17, // 9: cohort.v1.InstanceMessage.goodbye:type_name -> cohort.v1.Goodbye
-	18, // 10: cohort.v1.InstanceMessage.ready:type_name -> cohort.v1.Ready
-	39, // 11: cohort.v1.StepResult.reply:type_name -> cohort.v1.StepReply
-	40, // 12: cohort.v1.StepResult.failure:type_name -> cohort.v1.StepFailure
-	41, // 13: cohort.v1.StepResult.reads:type_name -> cohort.v1.Read
-	42, // 14: cohort.v1.StepResult.scans:type_name -> cohort.v1.ScanRead
-	43, // 15: cohort.v1.StepResult.ops:type_name -> cohort.v1.Op
-	22, // 16: cohort.v1.NodeMessage.activated:type_name -> cohort.v1.Activated
-	23, // 17: cohort.v1.NodeMessage.standby:type_name -> cohort.v1.Standby
-	24, // 18: cohort.v1.NodeMessage.fenced:type_name -> cohort.v1.Fenced
-	26, // 19: cohort.v1.NodeMessage.step:type_name -> cohort.v1.Step
-	27, // 20: cohort.v1.NodeMessage.prepare:type_name -> cohort.v1.Prepare
-	28, // 21: cohort.v1.NodeMessage.notice:type_name -> cohort.v1.Notice
-	25, // 22: cohort.v1.NodeMessage.refused:type_name -> cohort.v1.Refused
-	0,  // 23: cohort.v1.Refused.code:type_name -> cohort.v1.Refused.Code
-	44, // 24: cohort.v1.Step.attempt:type_name -> cohort.v1.Attempt
-	44, // 25: cohort.v1.Prepare.attempt:type_name -> cohort.v1.Attempt
-	44, // 26: cohort.v1.Notice.attempt:type_name -> cohort.v1.Attempt
-	45, // 27: cohort.v1.Notice.abort:type_name -> cohort.v1.Abort
-	30, // 28: cohort.v1.AgentMessage.hello:type_name -> cohort.v1.AgentHello
-	31, // 29: cohort.v1.AgentMessage.attached:type_name -> cohort.v1.InstanceAttached
-	32, // 30: cohort.v1.AgentMessage.detached:type_name -> cohort.v1.InstanceDetached
-	33, // 31: cohort.v1.AgentMessage.from_instance:type_name -> cohort.v1.FromInstance
-	34, // 32: cohort.v1.AgentMessage.heartbeat:type_name -> cohort.v1.Heartbeat
-	16, // 33: cohort.v1.InstanceAttached.hello:type_name -> cohort.v1.Hello
-	15, // 34: cohort.v1.FromInstance.message:type_name -> cohort.v1.InstanceMessage
-	36, // 35: cohort.v1.CoordinatorMessage.welcome:type_name -> cohort.v1.Welcome
-	37, // 36: cohort.v1.CoordinatorMessage.to_instance:type_name -> cohort.v1.ToInstance
-	34, // 37: cohort.v1.CoordinatorMessage.heartbeat:type_name -> cohort.v1.Heartbeat
-	21, // 38: cohort.v1.ToInstance.message:type_name -> cohort.v1.NodeMessage
-	15, // 39: cohort.v1.Participants.Attach:input_type -> cohort.v1.InstanceMessage
-	29, // 40: cohort.v1.Peers.Session:input_type -> cohort.v1.AgentMessage
-	10, // 41: cohort.v1.Peers.Probe:input_type -> cohort.v1.ProbeRequest
-	13, // 42: cohort.v1.Peers.Configure:input_type -> cohort.v1.ConfigureRequest
-	1,  // 43: cohort.v1.Peers.ReportReplica:input_type -> cohort.v1.ReportReplicaRequest
-	5,  // 44: cohort.v1.Peers.FetchCheckpoint:input_type -> cohort.v1.FetchCheckpointRequest
-	6,  // 45: cohort.v1.Peers.FetchState:input_type -> cohort.v1.FetchStateRequest
-	7,  // 46: cohort.v1.Peers.Hydrate:input_type -> cohort.v1.HydrateRequest
-	46, // 47: cohort.v1.Peers.VerifyCopies:input_type -> cohort.v1.VerifyCheckpointRequest
-	21, // 48: cohort.v1.Participants.Attach:output_type -> cohort.v1.NodeMessage
-	35, // 49: cohort.v1.Peers.Session:output_type -> cohort.v1.CoordinatorMessage
-	11, // 50: cohort.v1.Peers.Probe:output_type -> cohort.v1.ProbeResponse
-	14, // 51: cohort.v1.Peers.Configure:output_type -> cohort.v1.ConfigureResponse
-	4,  // 52: cohort.v1.Peers.ReportReplica:output_type -> cohort.v1.ReportReplicaResponse
-	47, // 53: cohort.v1.Peers.FetchCheckpoint:output_type -> cohort.v1.FileChunk
-	47, // 54: cohort.v1.Peers.FetchState:output_type -> cohort.v1.FileChunk
-	8,  // 55: cohort.v1.Peers.Hydrate:output_type -> cohort.v1.HydrateProgress
-	48, // 56: cohort.v1.Peers.VerifyCopies:output_type -> cohort.v1.VerifyProgress
-	48, // [48:57] is the sub-list for method output_type
-	39, // [39:48] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	40, // 5: cohort.v1.ReplicaProbe.participants:type_name -> cohort.v1.ParticipantInfo
+	18, // 6: cohort.v1.InstanceMessage.hello:type_name -> cohort.v1.Hello
+	21, // 7: cohort.v1.InstanceMessage.step_result:type_name -> cohort.v1.StepResult
+	22, // 8: cohort.v1.InstanceMessage.vote:type_name -> cohort.v1.Vote
+	19, // 9: cohort.v1.InstanceMessage.goodbye:type_name -> cohort.v1.Goodbye
+	20, // 10: cohort.v1.InstanceMessage.ready:type_name -> cohort.v1.Ready
+	17, // 11: cohort.v1.InstanceMessage.captured:type_name -> cohort.v1.Captured
+	41, // 12: cohort.v1.StepResult.reply:type_name -> cohort.v1.StepReply
+	42, // 13: cohort.v1.StepResult.failure:type_name -> cohort.v1.StepFailure
+	43, // 14: cohort.v1.StepResult.reads:type_name -> cohort.v1.Read
+	44, // 15: cohort.v1.StepResult.scans:type_name -> cohort.v1.ScanRead
+	45, // 16: cohort.v1.StepResult.ops:type_name -> cohort.v1.Op
+	24, // 17: cohort.v1.NodeMessage.activated:type_name -> cohort.v1.Activated
+	25, // 18: cohort.v1.NodeMessage.standby:type_name -> cohort.v1.Standby
+	26, // 19: cohort.v1.NodeMessage.fenced:type_name -> cohort.v1.Fenced
+	28, // 20: cohort.v1.NodeMessage.step:type_name -> cohort.v1.Step
+	29, // 21: cohort.v1.NodeMessage.prepare:type_name -> cohort.v1.Prepare
+	30, // 22: cohort.v1.NodeMessage.notice:type_name -> cohort.v1.Notice
+	27, // 23: cohort.v1.NodeMessage.refused:type_name -> cohort.v1.Refused
+	16, // 24: cohort.v1.NodeMessage.capture:type_name -> cohort.v1.Capture
+	0,  // 25: cohort.v1.Refused.code:type_name -> cohort.v1.Refused.Code
+	46, // 26: cohort.v1.Step.attempt:type_name -> cohort.v1.Attempt
+	46, // 27: cohort.v1.Prepare.attempt:type_name -> cohort.v1.Attempt
+	46, // 28: cohort.v1.Notice.attempt:type_name -> cohort.v1.Attempt
+	47, // 29: cohort.v1.Notice.abort:type_name -> cohort.v1.Abort
+	32, // 30: cohort.v1.AgentMessage.hello:type_name -> cohort.v1.AgentHello
+	33, // 31: cohort.v1.AgentMessage.attached:type_name -> cohort.v1.InstanceAttached
+	34, // 32: cohort.v1.AgentMessage.detached:type_name -> cohort.v1.InstanceDetached
+	35, // 33: cohort.v1.AgentMessage.from_instance:type_name -> cohort.v1.FromInstance
+	36, // 34: cohort.v1.AgentMessage.heartbeat:type_name -> cohort.v1.Heartbeat
+	18, // 35: cohort.v1.InstanceAttached.hello:type_name -> cohort.v1.Hello
+	15, // 36: cohort.v1.FromInstance.message:type_name -> cohort.v1.InstanceMessage
+	38, // 37: cohort.v1.CoordinatorMessage.welcome:type_name -> cohort.v1.Welcome
+	39, // 38: cohort.v1.CoordinatorMessage.to_instance:type_name -> cohort.v1.ToInstance
+	36, // 39: cohort.v1.CoordinatorMessage.heartbeat:type_name -> cohort.v1.Heartbeat
+	23, // 40: cohort.v1.ToInstance.message:type_name -> cohort.v1.NodeMessage
+	15, // 41: cohort.v1.Participants.Attach:input_type -> cohort.v1.InstanceMessage
+	31, // 42: cohort.v1.Peers.Session:input_type -> cohort.v1.AgentMessage
+	10, // 43: cohort.v1.Peers.Probe:input_type -> cohort.v1.ProbeRequest
+	13, // 44: cohort.v1.Peers.Configure:input_type -> cohort.v1.ConfigureRequest
+	1,  // 45: cohort.v1.Peers.ReportReplica:input_type -> cohort.v1.ReportReplicaRequest
+	5,  // 46: cohort.v1.Peers.FetchCheckpoint:input_type -> cohort.v1.FetchCheckpointRequest
+	6,  // 47: cohort.v1.Peers.FetchState:input_type -> cohort.v1.FetchStateRequest
+	7,  // 48: cohort.v1.Peers.Hydrate:input_type -> cohort.v1.HydrateRequest
+	48, // 49: cohort.v1.Peers.VerifyCopies:input_type -> cohort.v1.VerifyCheckpointRequest
+	23, // 50: cohort.v1.Participants.Attach:output_type -> cohort.v1.NodeMessage
+	37, // 51: cohort.v1.Peers.Session:output_type -> cohort.v1.CoordinatorMessage
+	11, // 52: cohort.v1.Peers.Probe:output_type -> cohort.v1.ProbeResponse
+	14, // 53: cohort.v1.Peers.Configure:output_type -> cohort.v1.ConfigureResponse
+	4,  // 54: cohort.v1.Peers.ReportReplica:output_type -> cohort.v1.ReportReplicaResponse
+	49, // 55: cohort.v1.Peers.FetchCheckpoint:output_type -> cohort.v1.FileChunk
+	49, // 56: cohort.v1.Peers.FetchState:output_type -> cohort.v1.FileChunk
+	8,  // 57: cohort.v1.Peers.Hydrate:output_type -> cohort.v1.HydrateProgress
+	50, // 58: cohort.v1.Peers.VerifyCopies:output_type -> cohort.v1.VerifyProgress
+	50, // [50:59] is the sub-list for method output_type
+	41, // [41:50] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_cohort_v1_participants_proto_init() }
@@ -3390,12 +3564,13 @@ func file_cohort_v1_participants_proto_init() {
 		(*InstanceMessage_Vote)(nil),
 		(*InstanceMessage_Goodbye)(nil),
 		(*InstanceMessage_Ready)(nil),
+		(*InstanceMessage_Captured)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[18].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[20].OneofWrappers = []any{
 		(*StepResult_Reply)(nil),
 		(*StepResult_Failure)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[20].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[22].OneofWrappers = []any{
 		(*NodeMessage_Activated)(nil),
 		(*NodeMessage_Standby)(nil),
 		(*NodeMessage_Fenced)(nil),
@@ -3403,15 +3578,16 @@ func file_cohort_v1_participants_proto_init() {
 		(*NodeMessage_Prepare)(nil),
 		(*NodeMessage_Notice)(nil),
 		(*NodeMessage_Refused)(nil),
+		(*NodeMessage_Capture)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[28].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[30].OneofWrappers = []any{
 		(*AgentMessage_Hello)(nil),
 		(*AgentMessage_Attached)(nil),
 		(*AgentMessage_Detached)(nil),
 		(*AgentMessage_FromInstance)(nil),
 		(*AgentMessage_Heartbeat)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[34].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[36].OneofWrappers = []any{
 		(*CoordinatorMessage_Welcome)(nil),
 		(*CoordinatorMessage_ToInstance)(nil),
 		(*CoordinatorMessage_Heartbeat)(nil),
@@ -3422,7 +3598,7 @@ func file_cohort_v1_participants_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohort_v1_participants_proto_rawDesc), len(file_cohort_v1_participants_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
