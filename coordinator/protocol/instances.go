@@ -242,6 +242,14 @@ func (c *Core) activationResult(w *work, r *command.Result) {
 	case r.Status == command.StatusDone:
 		p.activating = false
 		act := w.command.(*command.Activate)
+		if active := p.active; active != nil {
+			// It came back while the activation was on its way.
+			p.active = nil
+			c.loseCalls(active, "another activation took its place")
+			if active.nonce != act.Instance {
+				c.send(active, &Fenced{Epoch: r.Epoch, Reason: "another instance was activated"})
+			}
+		}
 		p.epoch, p.node, p.instance = r.Epoch, act.Node, act.Instance
 		c.miss(p, absenceDetached)
 		if attached := p.find(act.Instance); attached != nil {
