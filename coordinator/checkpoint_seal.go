@@ -27,6 +27,7 @@ func (c *Coordinator) Seal(ctx context.Context, token string) (machine.Checkpoin
 	}
 	ctx, cancel := context.WithTimeout(ctx, sealWait)
 	defer cancel()
+	c.sealing.Store(&sealing{token: token, until: time.Now().Add(sealWait + sealPatience)})
 	s, err := c.schedule()
 	if err != nil {
 		return machine.Checkpoint{}, err
@@ -64,6 +65,7 @@ func (c *Coordinator) Seal(ctx context.Context, token string) (machine.Checkpoin
 // Unseal lets the group go on after a Seal for the token; nothing happens when it
 // is not sealed for it.
 func (c *Coordinator) Unseal(ctx context.Context, token string) error {
+	c.sealing.Store(nil)
 	g := c.reign.Load()
 	if g == nil {
 		return ErrNotServing
@@ -74,7 +76,7 @@ func (c *Coordinator) Unseal(ctx context.Context, token string) error {
 			return err
 		}
 	}
-	return g.inLoop(ctx, func() { g.step(protocol.OpenGate{}) })
+	return g.inLoop(ctx, func() { g.step(protocol.Unsealed{}) })
 }
 
 // settleSeal looks after a group that was found sealed: whoever restored it is
@@ -90,7 +92,7 @@ func (c *Coordinator) settleSeal(ctx context.Context, g *reign) error {
 	if err != nil || !meta.Sealed || c.params.CancelRestore == nil {
 		return err
 	}
-	if time.Since(g.began) < sealPatience {
+	if s := c.sealing.Load(); time.Since(g.began) < sealPatience || s != nil && s.token == meta.SealToken && time.Now().Before(s.until) {
 		return nil
 	}
 	sealed, err := c.params.CancelRestore(ctx, meta.SealToken)
@@ -99,6 +101,12 @@ func (c *Coordinator) settleSeal(ctx context.Context, g *reign) error {
 	}
 	g.log.Warn("a restore was given up; the group goes on", zap.String("token", meta.SealToken))
 	return c.Unseal(ctx, meta.SealToken)
+}
+
+// sealing says who looks after a seal, and how long.
+type sealing struct {
+	token string
+	until time.Time
 }
 
 // sealPatience is how long a new coordinator leaves a sealed group to whoever

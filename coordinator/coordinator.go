@@ -60,6 +60,8 @@ type Coordinator struct {
 	// scheduling wakes the schedule of checkpoints.
 	scheduling chan struct{}
 	disks      disks
+	// sealing is the restore that runs here, if one does.
+	sealing atomic.Pointer[sealing]
 
 	cancel context.CancelFunc
 	done   chan struct{}

@@ -29,7 +29,8 @@ import (
 // fakeTransactor is a coordinator whose answers a test sets; what it does not
 // set panics, which the services survive.
 type fakeTransactor struct {
-	serving atomic.Bool
+	Transactor // what tests do not ask of it
+	serving    atomic.Bool
 
 	begin        func(context.Context, BeginRequest) (Opened, error)
 	call         func(context.Context, CallRequest) (StepReply, error)
@@ -83,15 +84,16 @@ func (f *fakeTransactor) OpenSession(node string, send func(*pb.CoordinatorMessa
 
 // fakeReplica is a replica of which only what is committed changes.
 type fakeReplica struct {
-	mu          sync.Mutex
-	stores      map[string]fakeStore
-	entries     []command.Entry
-	first       uint64 // first position kept
-	incarnation uint64
-	more        chan struct{}
-	readIndexes int
-	readIndex   func(context.Context) (uint64, error)
-	views       int // open ones
+	LocalReplica // what tests do not ask of it
+	mu           sync.Mutex
+	stores       map[string]fakeStore
+	entries      []command.Entry
+	first        uint64 // first position kept
+	incarnation  uint64
+	more         chan struct{}
+	readIndexes  int
+	readIndex    func(context.Context) (uint64, error)
+	views        int // open ones
 }
 
 func newFakeReplica() *fakeReplica {
@@ -212,9 +214,10 @@ func (v *fakeView) Close() {
 
 // fakeDirectory is the directory that all nodes of a test share.
 type fakeDirectory struct {
-	t  *testing.T
-	mu sync.Mutex
-	d  *groups.Directory
+	Directory // what tests do not ask of it
+	t         *testing.T
+	mu        sync.Mutex
+	d         *groups.Directory
 	// silent: it has no quorum.
 	silent atomic.Bool
 	// created is called after a group was created.

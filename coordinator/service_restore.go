@@ -282,6 +282,8 @@ type hydrated struct {
 	digest []byte
 	nodes  []string
 	result *pb.HydrateResult
+	// definition is that of the state.
+	definition []byte
 }
 
 // hydrate has every node make its files, and wants equal ones from a majority.
@@ -315,7 +317,12 @@ func (r *restoring) hydrate(ctx context.Context, plan *restorePlan, group string
 		})
 	}
 	nodes.Wait()
-	return agree(group, plan.nodes, results, failures)
+	h, err := agree(group, plan.nodes, results, failures)
+	if err != nil {
+		return nil, err
+	}
+	h.definition = definition
+	return h, nil
 }
 
 // agree picks the digest that a majority has.
@@ -405,6 +412,7 @@ func hydratedToWire(h *txlog.Hydrated) *pb.HydrateResult {
 	return &pb.HydrateResult{
 		Digest: slices.Clone(h.Digest[:]), Position: h.Meta.Position, Entries: h.Entries, Bytes: h.Bytes,
 		Sections: sectionsToWire(h.Sections), LoadSeconds: h.Load.Seconds(), ReplaySeconds: h.Replay.Seconds(),
+		ConfigVersion: h.Meta.ConfigVersion,
 	}
 }
 
@@ -541,8 +549,11 @@ func (r *restoring) inPlace(ctx context.Context, plan *restorePlan) (*pb.Restore
 	}
 	if err == nil {
 		r.phase(phaseSwitching)
+		origin := plan.origin(h)
+		origin.Carried = [][]byte{machine.AppendCheckpoint(nil, &back)}
 		_, err = r.config.Directory.BeginIncarnation(ctx, groups.BeginIncarnation{
-			Group: group, Token: plan.token, Incarnation: plan.incarnation + 1, Origin: plan.origin(h), ComeBack: back.Number,
+			Group: group, Token: plan.token, Incarnation: plan.incarnation + 1, Origin: origin,
+			Version: h.result.GetConfigVersion(), DefinitionJSON: h.definition,
 		})
 	}
 	if err != nil {

@@ -49,6 +49,8 @@ type Node struct {
 	// DataID is the identity of its data directory: a node that comes back with
 	// another one has lost its memory.
 	DataID string `json:"data_id"`
+	// FeatureLevel is the newest that its release supports; 0 is 1.
+	FeatureLevel uint64 `json:"feature_level,omitempty"`
 }
 
 // Member is one replica of a group.
@@ -75,6 +77,14 @@ type GroupRecord struct {
 	Members        []Member `json:"members"`
 	// NextReplicaID is the next one to give in this shard.
 	NextReplicaID uint64 `json:"next_replica_id"`
+	// Origin of an incarnation that a restore has made; nil of others.
+	Origin *Origin `json:"origin,omitempty"`
+	// Restoring is set while a restore in place is under way, LastRestore the token
+	// of the last one.
+	Restoring   *Restoring `json:"restoring,omitempty"`
+	LastRestore string     `json:"last_restore,omitempty"`
+	// Past are the shards of earlier incarnations, the newest last.
+	Past []PastShard `json:"past,omitempty"`
 }
 
 // Definition decodes the record's definition.
@@ -217,6 +227,12 @@ func (d *Directory) Apply(data []byte) DirectoryResult {
 		return d.createGroup(c.CreateGroup)
 	case c.SetDefinition != nil:
 		return d.setDefinition(c.SetDefinition)
+	case c.PlanRestore != nil:
+		return d.planRestore(c.PlanRestore)
+	case c.CancelRestore != nil:
+		return d.cancelRestore(c.CancelRestore)
+	case c.BeginIncarnation != nil:
+		return d.beginIncarnation(c.BeginIncarnation)
 	default:
 		return d.markStarted(c.MarkStarted)
 	}
@@ -307,7 +323,7 @@ func (d *Directory) registerNode(c *RegisterNode) DirectoryResult {
 			return refuse(RefusedExists, "node %s is registered as replica %d of the directory, not %d; keep the order of `cluster` in the node's configuration as it was", c.Name, old.ReplicaID, c.ReplicaID)
 		case c.RaftAddress != old.RaftAddress:
 			return refuse(RefusedExists, "node %s is registered with the Raft address %s, not %s; a member's Raft address stays as it is", c.Name, old.RaftAddress, c.RaftAddress)
-		case c.APIAddress == old.APIAddress:
+		case c.APIAddress == old.APIAddress && c.FeatureLevel == old.FeatureLevel:
 			return DirectoryResult{Node: old}
 		}
 	}
@@ -328,7 +344,7 @@ func (d *Directory) registerNode(c *RegisterNode) DirectoryResult {
 	if !known && len(d.state.nodes) >= MaxNodes {
 		return refuse(RefusedFull, "the cluster has %d nodes, which is the most; remove one first", MaxNodes)
 	}
-	n := &Node{Name: c.Name, ReplicaID: c.ReplicaID, APIAddress: c.APIAddress, RaftAddress: c.RaftAddress, DataID: c.DataID}
+	n := &Node{Name: c.Name, ReplicaID: c.ReplicaID, APIAddress: c.APIAddress, RaftAddress: c.RaftAddress, DataID: c.DataID, FeatureLevel: c.FeatureLevel}
 	d.change(func(s *DirectoryState) {
 		if known {
 			n.ReplicaID = old.ReplicaID
@@ -346,7 +362,7 @@ func (d *Directory) createGroup(c *CreateGroup) DirectoryResult {
 		return refuse(RefusedMalformed, "%s", refusal)
 	}
 	if g, taken := d.state.groups[c.Group]; taken {
-		if g.Version == 1 && bytes.Equal(g.DefinitionJSON, c.DefinitionJSON) && slices.Equal(g.Nodes(), c.Members) {
+		if g.Version == 1 && bytes.Equal(g.DefinitionJSON, c.DefinitionJSON) && slices.Equal(g.Nodes(), c.Members) && sameOrigin(g.Origin, c.Origin) {
 			return DirectoryResult{Group: g} // the same command again
 		}
 		return refuse(RefusedExists, "group %s exists at version %d; change it instead", c.Group, g.Version)
@@ -359,7 +375,7 @@ func (d *Directory) createGroup(c *CreateGroup) DirectoryResult {
 			return refuse(RefusedUnknown, "group %s: %s is no node of the cluster", c.Group, name)
 		}
 	}
-	g := &GroupRecord{Name: c.Group, Incarnation: 1, Version: 1, DefinitionJSON: c.DefinitionJSON, NextReplicaID: 1}
+	g := &GroupRecord{Name: c.Group, Incarnation: max(c.Incarnation, 1), Version: 1, Origin: c.Origin, DefinitionJSON: c.DefinitionJSON, NextReplicaID: 1}
 	for _, name := range c.Members {
 		g.Members = append(g.Members, Member{Node: name, ReplicaID: g.NextReplicaID})
 		g.NextReplicaID++
@@ -438,7 +454,19 @@ func (c *CreateGroup) check() string {
 	if len(slices.Compact(sorted)) != len(c.Members) {
 		return "a node is listed twice among the replicas"
 	}
+	if c.Origin != nil {
+		if refusal := c.Origin.check(c.Members); refusal != "" {
+			return refusal
+		}
+	}
+	if c.Incarnation > MaxIncarnation || c.Origin == nil && c.Incarnation > 1 {
+		return fmt.Sprintf("a group does not begin in incarnation %d", c.Incarnation)
+	}
 	return checkDefinitionJSON(c.DefinitionJSON)
+}
+
+func sameOrigin(a, b *Origin) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.Token == b.Token
 }
 
 func (c *SetDefinition) check() string {

@@ -12,8 +12,8 @@ import (
 const directoryCommandFormat = 1
 
 // maxDirectoryCommandBytes bounds a command: a definition in base64, the names
-// of its members, and room.
-const maxDirectoryCommandBytes = MaxDefinitionBytes*4/3 + 16<<10
+// of its members, the records of checkpoints that a restore carries, and room.
+const maxDirectoryCommandBytes = MaxDefinitionBytes*4/3 + 256<<10
 
 // directoryCommand is one Raft entry of the directory: exactly one field besides
 // Format is set. Sending any of them again is harmless.
@@ -23,6 +23,10 @@ type directoryCommand struct {
 	CreateGroup   *CreateGroup   `json:"create_group,omitempty"`
 	SetDefinition *SetDefinition `json:"set_definition,omitempty"`
 	MarkStarted   *MarkStarted   `json:"mark_started,omitempty"`
+
+	PlanRestore      *PlanRestore      `json:"plan_restore,omitempty"`
+	CancelRestore    *CancelRestore    `json:"cancel_restore,omitempty"`
+	BeginIncarnation *BeginIncarnation `json:"begin_incarnation,omitempty"`
 }
 
 // RegisterNode adds a node or changes its API address.
@@ -34,6 +38,8 @@ type RegisterNode struct {
 	APIAddress  string `json:"api_address"`
 	RaftAddress string `json:"raft_address"`
 	DataID      string `json:"data_id"`
+	// FeatureLevel is the newest that the node's release supports.
+	FeatureLevel uint64 `json:"feature_level,omitempty"`
 }
 
 // CreateGroup adds a group with replicas on the given nodes.
@@ -41,6 +47,10 @@ type CreateGroup struct {
 	Group          string   `json:"group"`
 	DefinitionJSON []byte   `json:"definition_json"`
 	Members        []string `json:"members"`
+	// Incarnation and Origin of a group that was restored; 0 and nil of one that is
+	// declared.
+	Incarnation uint64  `json:"incarnation,omitempty"`
+	Origin      *Origin `json:"origin,omitempty"`
 }
 
 // SetDefinition moves a group's definition from version Expect to Version.
@@ -90,7 +100,8 @@ func decodeDirectoryCommand(data []byte) (directoryCommand, error) {
 		return c, fmt.Errorf("command has format %d, this version reads %d", c.Format, directoryCommandFormat)
 	}
 	set := 0
-	for _, given := range []bool{c.RegisterNode != nil, c.CreateGroup != nil, c.SetDefinition != nil, c.MarkStarted != nil} {
+	for _, given := range []bool{c.RegisterNode != nil, c.CreateGroup != nil, c.SetDefinition != nil, c.MarkStarted != nil,
+		c.PlanRestore != nil, c.CancelRestore != nil, c.BeginIncarnation != nil} {
 		if given {
 			set++
 		}

@@ -2,11 +2,14 @@ package txlog
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 
+	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/raftio"
 	"go.uber.org/zap"
 
@@ -71,7 +74,7 @@ func newReplica(h *Host, c ReplicaConfig) *Replica {
 		host:    h,
 		config:  c,
 		log:     h.log.With(zap.String("group", c.Group), zap.Uint64("replica", c.ReplicaID)),
-		dir:     filepath.Join(h.config.Dir, fmt.Sprintf("shard-%04d-%04d", c.ShardID, c.ReplicaID)),
+		dir:     h.ReplicaDir(c.ShardID, c.ReplicaID),
 		machine: machine.New(),
 		limits:  c.Limits,
 		stop:    make(chan struct{}),
@@ -82,6 +85,22 @@ func newReplica(h *Host, c ReplicaConfig) *Replica {
 	ch := make(chan struct{})
 	r.published.Store(&ch)
 	return r
+}
+
+// ReplicaDir is where the files of a replica are.
+func (h *Host) ReplicaDir(shardID, replicaID uint64) string {
+	return filepath.Join(h.config.Dir, fmt.Sprintf("shard-%04d-%04d", shardID, replicaID))
+}
+
+// RemoveReplica removes what a replica that is stopped, and never comes back, has
+// left: its files, and its part of the Raft log.
+func (h *Host) RemoveReplica(shardID, replicaID uint64) error {
+	if h.nh.HasNodeInfo(shardID, replicaID) {
+		if err := h.nh.RemoveData(shardID, replicaID); err != nil && !errors.Is(err, dragonboat.ErrShardNotStopped) {
+			return fmt.Errorf("txlog: remove the Raft log of shard %d: %w", shardID, err)
+		}
+	}
+	return os.RemoveAll(h.ReplicaDir(shardID, replicaID))
 }
 
 // ReplicaID is this replica's id in its shard.

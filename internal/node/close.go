@@ -80,7 +80,7 @@ func (n *Node) stop(ctx context.Context) error {
 	if n.agent != nil {
 		n.agent.Close()
 	}
-	if n.manager != nil {
+	if n.manager != nil && n.manager.cancel != nil {
 		n.manager.close()
 	}
 	if n.grpc != nil {

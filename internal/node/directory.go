@@ -12,6 +12,7 @@ import (
 
 	pb "github.com/cohort-tx/cohort/api/cohort/v1"
 	"github.com/cohort-tx/cohort/groups"
+	txcommand "github.com/cohort-tx/cohort/txlog/command"
 )
 
 const (
@@ -106,7 +107,7 @@ func (n *Node) leadsDirectory() bool {
 func (n *Node) register(ctx context.Context) {
 	command := groups.RegisterNode{
 		Name: n.config.Name, ReplicaID: n.config.InitialReplicaID(), DataID: n.data.ID(),
-		APIAddress: n.config.APIAddress(), RaftAddress: n.config.RaftAddress(),
+		APIAddress: n.config.APIAddress(), RaftAddress: n.config.RaftAddress(), FeatureLevel: txcommand.MaxFeatureLevel,
 	}
 	for {
 		try, cancel := context.WithTimeout(ctx, registerTimeout)

@@ -30,6 +30,7 @@ func (l *local) Group(name string) coordinator.LocalGroup {
 	return coordinator.LocalGroup{
 		Coordinator: coordinator.TransactorOf(hosted.coordinator),
 		Replica:     coordinator.LocalReplicaOf(hosted.replica),
+		Keeper:      hosted.keeper,
 		Leader:      l.leader(hosted),
 	}
 }

@@ -33,6 +33,8 @@ type manager struct {
 	data      *groups.DataDir
 	metrics   *coordinator.Metrics
 	logger    *zap.Logger
+	keepers   *keepers
+	hydrator  *hydrator
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -53,6 +55,7 @@ type hostedGroup struct {
 	// replica and coordinator are nil when err says why the replica does not run.
 	replica     *txlog.Replica
 	coordinator *coordinator.Coordinator
+	keeper      *txlog.Keeper
 	err         error
 	// lost is set when err is for good.
 	lost bool
@@ -109,10 +112,15 @@ func (m *manager) reconcile(ctx context.Context) bool {
 		if !here {
 			continue
 		}
-		if hosted := m.group(record.Name); hosted != nil && (hosted.replica != nil || hosted.lost) {
+		hosted := m.group(record.Name)
+		over := hosted != nil && hosted.record.ShardID != record.ShardID
+		if hosted != nil && (hosted.replica != nil || hosted.lost) && !over {
 			continue
 		}
 		starting.Go(func() error {
+			if over {
+				m.endIncarnation(hosted)
+			}
 			hosted := m.startGroup(ctx, state, record, member)
 			if hosted.err != nil && ctx.Err() == nil {
 				m.logger.Warn("replica does not run", zap.String("group", record.Name), zap.Bool("for_good", hosted.lost), zap.Error(hosted.err))
@@ -129,7 +137,10 @@ func (m *manager) reconcile(ctx context.Context) bool {
 	complete := starting.Wait() == nil
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.settled = m.settled || complete && state.Revision > 0
+	if complete && state.Revision > 0 && !m.settled {
+		m.settled = true
+		m.hydrator.sweep(func(token string) bool { return needsRestore(state, token) })
+	}
 	return complete
 }
 
@@ -142,6 +153,11 @@ func (m *manager) startGroup(ctx context.Context, state *groups.DirectoryState, 
 		hosted.lost = errors.Is(hosted.err, groups.ErrAmnesia)
 		return hosted
 	}
+	if hosted.keeper, hosted.err = m.keepers.start(record, hosted.replica); hosted.err != nil {
+		hosted.err = errors.Join(hosted.err, m.host.StopReplica(record.ShardID))
+		hosted.replica = nil
+		return hosted
+	}
 	hosted.coordinator = coordinator.New(coordinator.Params{
 		Group:    record.Name,
 		NodeName: m.node,
@@ -149,9 +165,14 @@ func (m *manager) startGroup(ctx context.Context, state *groups.DirectoryState, 
 		InitialDefinition: func(ctx context.Context) (groups.Definition, uint64, error) {
 			return m.initialDefinition(ctx, record.Name)
 		},
-		Logger:  m.logger,
-		Metrics: m.metrics,
+		Members:       func() []string { return m.current(record).Nodes() },
+		FeatureLevel:  func() uint64 { return m.directory.State().FeatureLevel(m.current(record)) },
+		Origin:        func(ctx context.Context) ([32]byte, [][]byte, error) { return m.origin(ctx, record) },
+		CancelRestore: func(ctx context.Context, token string) (bool, error) { return m.cancelRestore(ctx, record.Name, token) },
+		Logger:        m.logger,
+		Metrics:       m.metrics,
 	})
+	m.clearPast(record)
 	m.logger.Info("replica started", zap.String("group", record.Name), zap.Uint64("shard", record.ShardID), zap.Uint64("replica", member.ReplicaID))
 	return hosted
 }
@@ -162,7 +183,11 @@ func (m *manager) startReplica(ctx context.Context, state *groups.DirectoryState
 		return nil, fmt.Errorf("definition of group %s: %w", record.Name, err)
 	}
 	_, limits := definition.MachineConfig()
-	config := txlog.ReplicaConfig{Group: record.Name, ShardID: record.ShardID, ReplicaID: member.ReplicaID, Limits: limits}
+	config := txlog.ReplicaConfig{
+		Group: record.Name, ShardID: record.ShardID, ReplicaID: member.ReplicaID, Limits: limits,
+		IndexBase: groups.IndexBase(record.Incarnation), EpochBase: groups.EpochBase(record.Incarnation),
+		State: m.keepers.state(record),
+	}
 	hasLog := m.host.NodeHost().HasNodeInfo(record.ShardID, member.ReplicaID)
 	mode, err := m.data.StartMode(record.ShardID, member.ReplicaID, member.Started, hasLog)
 	if err != nil {
@@ -178,6 +203,9 @@ func (m *manager) startReplica(ctx context.Context, state *groups.DirectoryState
 			}
 		}
 		config.Members = state.RaftMembers(record)
+		if err := m.adopt(record, member); err != nil {
+			return nil, err
+		}
 	}
 	replica, err := m.host.StartReplica(config)
 	if err != nil {
@@ -245,9 +273,7 @@ func (m *manager) close() {
 	m.stopStarting()
 	var closing sync.WaitGroup
 	for _, hosted := range m.all() {
-		if hosted.coordinator != nil {
-			closing.Go(hosted.coordinator.Close)
-		}
+		closing.Go(hosted.close)
 	}
 	closing.Wait()
 }

@@ -157,7 +157,8 @@ func (n *Node) startRaft(ctx context.Context) error {
 		node: n.config.Name, host: n.host, directory: n.directory, data: n.data,
 		metrics: coordinator.NewMetrics(n.params.Metrics), logger: n.logger,
 	}
-	n.manager.start()
+	n.manager.hydrator = newHydrator(n.config.DataDir, n.manager, n.logger)
+	n.manager.keepers = &keepers{node: n.config.Name, dir: n.config.DataDir, minFree: n.config.Limits.MinFreeDisk, logger: n.logger}
 	return nil
 }
 
@@ -169,8 +170,11 @@ func (n *Node) startServices(listener net.Listener) {
 		Directory:      n.directory,
 		LeadsDirectory: n.leadsDirectory,
 		DialOptions:    []grpc.DialOption{grpc.WithTransportCredentials(n.security.client)},
+		Hydrator:       n.manager.hydrator,
 		Logger:         n.logger,
 	})
+	n.manager.keepers.service, n.manager.hydrator.service = n.service, n.service
+	n.manager.start()
 	n.agent = groups.NewAgent(groups.AgentConfig{
 		Node: n.config.Name, Coordinators: n.service.AgentCoordinators(), Logger: n.logger,
 	})

@@ -72,6 +72,9 @@ func appendConfig(dst []byte, c *Config) []byte {
 	return binary.AppendUvarint(dst, c.EpochFloor)
 }
 
+// DecodeConfig reads the "config" record of a checkpoint.
+func DecodeConfig(v []byte) (Config, error) { return decodeConfig(v) }
+
 func decodeConfig(v []byte) (Config, error) {
 	r := openRecord(v)
 	id := func() uint32 {
