@@ -105,6 +105,7 @@ type localCopy struct {
 	took     time.Duration
 	detail   string
 	rebuilt  bool
+	archived bool
 }
 
 // StartKeeper looks at the files that are there and starts to keep them.
@@ -272,8 +273,11 @@ func (k *Keeper) keep(ctx context.Context, rec *records, c *machine.Checkpoint) 
 	local := k.copies[c.Number]
 	k.mu.Unlock()
 	if local != nil && local.state == command.CopyWritten {
-		if c.State != machine.CheckpointComplete || local.manifest.Digest == c.Digest {
+		switch {
+		case c.State != machine.CheckpointComplete:
 			return nil
+		case local.manifest.Digest == c.Digest:
+			return k.archiveComplete(ctx, rec, local, c.Number)
 		}
 	}
 	// Files that are damaged, or of a wrong state, are in the way.
@@ -380,9 +384,6 @@ func (k *Keeper) dropFiles(ctx context.Context, rec *records) error {
 	k.mu.Unlock()
 	slices.Sort(gone)
 	for _, n := range gone {
-		if err := k.archive(ctx, rec, n); err != nil {
-			return fmt.Errorf("archive checkpoint %d: %w", n, err)
-		}
 		k.mu.Lock()
 		if k.inUse[n] > 0 {
 			k.mu.Unlock()

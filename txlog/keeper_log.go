@@ -26,10 +26,10 @@ func (k *Keeper) archiveDir(policy KeepPolicy, incarnation uint64) string {
 	return filepath.Join(policy.ArchiveDir, k.replica.config.Group, k.config.Node, fmt.Sprintf("incarnation-%d", incarnation))
 }
 
-// archive puts a checkpoint that is about to be dropped into the archive. A
-// damaged one cannot be, and is dropped all the same.
-func (k *Keeper) archive(ctx context.Context, rec *records, number uint64) error {
-	if rec.policy.ArchiveDir == "" {
+// archiveComplete puts a complete checkpoint into the archive, long before
+// retention drops it: the log in the archive leads on from there.
+func (k *Keeper) archiveComplete(ctx context.Context, rec *records, local *localCopy, number uint64) error {
+	if rec.policy.ArchiveDir == "" || local.archived {
 		return nil
 	}
 	r, err := checkpoint.Open(k.path(number))
@@ -40,11 +40,14 @@ func (k *Keeper) archive(ctx context.Context, rec *records, number uint64) error
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		k.log.Warn("a damaged checkpoint is dropped without being archived", zap.Uint64("checkpoint", number), zap.Error(err))
+		k.Damaged(number, err)
 		return nil
 	}
-	dir := k.archiveDir(rec.policy, r.Manifest().Incarnation)
-	return checkpoint.ArchiveCheckpoint(r, dir)
+	if err := checkpoint.ArchiveCheckpoint(r, k.archiveDir(rec.policy, r.Manifest().Incarnation)); err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	local.archived = true
+	return nil
 }
 
 // dropLog cuts the log to what retention keeps. A segment is in the archive, read

@@ -143,6 +143,8 @@ func (r *Replica) applyEntry(u *store.Update, index uint64, data []byte) ([]comm
 		if err := r.holdCut(&cut); err != nil {
 			return nil, err
 		}
+		// What is before the cut goes when the cut is the oldest that is kept.
+		r.files.log.Roll()
 	}
 	if len(committed) > 0 || !r.located {
 		u.Set(locationKey, encodeLocation(r.files.id, r.files.log.End()))

@@ -21,11 +21,12 @@ func (l *Log) Append(position uint64, payload []byte) error {
 	if len(payload) == 0 || len(payload) > MaxPayloadBytes {
 		return fmt.Errorf("segment: a payload of %d bytes; it must have 1 to %d", len(payload), MaxPayloadBytes)
 	}
-	if l.active != nil && l.flushed+uint64(len(l.pending)) >= l.segmentBytes {
+	if size := l.flushed + uint64(len(l.pending)); l.active != nil && (size >= l.segmentBytes || l.roll && size >= rollBytes) {
 		if err := l.sealLocked(); err != nil {
 			return err
 		}
 	}
+	l.roll = false
 	if l.active == nil {
 		if err := l.createLocked(); err != nil {
 			return err
@@ -38,6 +39,15 @@ func (l *Log) Append(position uint64, payload []byte) error {
 		return l.flushLocked()
 	}
 	return nil
+}
+
+// Roll lets the next Append begin a new segment, unless the active one is small,
+// so that what is before can be truncated by itself. It is a wish: a crash may
+// lose it.
+func (l *Log) Roll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.roll = true
 }
 
 // Flush hands what was appended to the operating system and makes it readable.

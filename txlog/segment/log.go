@@ -15,6 +15,8 @@ const (
 	DefaultSegmentBytes = 16 << 20
 	// flushBytes bounds what Append keeps in memory: beyond it, it writes.
 	flushBytes = 1 << 20
+	// rollBytes is the least that a segment holds when Roll ends it: files stay few.
+	rollBytes = 64 << 10
 )
 
 // Options of a Log. Only Dir is required.
@@ -57,6 +59,8 @@ type Log struct {
 	dirDirty bool
 	failure  error
 	isClosed bool
+	// roll: the next Append begins a new segment.
+	roll bool
 
 	syncMu sync.Mutex
 }
