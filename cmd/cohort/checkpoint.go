@@ -13,11 +13,12 @@ import (
 
 func newCheckpoint(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "checkpoint create|list|show GROUP",
+		Use:   "checkpoint create|list|show|verify|export|import",
 		Short: "Take checkpoints of a whole group, and look after them",
 	}
 	cmd.AddCommand(
 		newCheckpointCreate(env), newCheckpointList(env, "list"), newCheckpointShow(env),
+		newCheckpointVerify(env), newCheckpointExport(env),
 	)
 	requireSubcommand(cmd)
 	return cmd
