@@ -18,7 +18,7 @@ func newCheckpoint(env *environment) *cobra.Command {
 	}
 	cmd.AddCommand(
 		newCheckpointCreate(env), newCheckpointList(env, "list"), newCheckpointShow(env),
-		newCheckpointVerify(env), newCheckpointExport(env),
+		newCheckpointVerify(env), newCheckpointExport(env), newCheckpointImport(env),
 	)
 	requireSubcommand(cmd)
 	return cmd
