@@ -12,16 +12,16 @@ import (
 )
 
 type groupView struct {
-	Name            string          `json:"name"`
-	Incarnation     uint64          `json:"incarnation"`
-	Replicas        []string        `json:"replicas"`
-	Coordinator     string          `json:"coordinator"`
-	CoordinatorAddr string          `json:"coordinator_addr"`
-	Version         uint64          `json:"version"`
-	Position        uint64          `json:"position"`
-	Participants    []string        `json:"participants"`
+	Name            string   `json:"name"`
+	Incarnation     uint64   `json:"incarnation"`
+	Replicas        []string `json:"replicas"`
+	Coordinator     string   `json:"coordinator"`
+	CoordinatorAddr string   `json:"coordinator_addr"`
+	Version         uint64   `json:"version"`
+	Position        uint64   `json:"position"`
+	Participants    []string `json:"participants"`
 	checkpointState
-	Definition      json.RawMessage `json:"definition"`
+	Definition json.RawMessage `json:"definition"`
 }
 
 func viewGroup(group *pb.GroupInfo, states map[string]checkpointState) groupView {

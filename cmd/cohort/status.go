@@ -19,23 +19,23 @@ type statusView struct {
 }
 
 type groupStatusView struct {
-	Name             string            `json:"name"`
-	Healthy          bool              `json:"healthy"`
-	Reasons          []string          `json:"reasons"`
-	Coordinator      string            `json:"coordinator"`
-	CoordinatorEpoch uint64            `json:"coordinator_epoch"`
-	Incarnation      uint64            `json:"incarnation"`
-	Version          uint64            `json:"version"`
-	Position         uint64            `json:"position"`
-	FirstPosition    uint64            `json:"first_position"`
-	LogBytes         uint64            `json:"log_bytes"`
-	LastCommit       *string           `json:"last_commit"`
-	OpenTransactions uint64            `json:"open_transactions"`
-	Outcomes         uint64            `json:"outcomes"`
-	Horizon          uint64            `json:"horizon"`
+	Name             string   `json:"name"`
+	Healthy          bool     `json:"healthy"`
+	Reasons          []string `json:"reasons"`
+	Coordinator      string   `json:"coordinator"`
+	CoordinatorEpoch uint64   `json:"coordinator_epoch"`
+	Incarnation      uint64   `json:"incarnation"`
+	Version          uint64   `json:"version"`
+	Position         uint64   `json:"position"`
+	FirstPosition    uint64   `json:"first_position"`
+	LogBytes         uint64   `json:"log_bytes"`
+	LastCommit       *string  `json:"last_commit"`
+	OpenTransactions uint64   `json:"open_transactions"`
+	Outcomes         uint64   `json:"outcomes"`
+	Horizon          uint64   `json:"horizon"`
 	checkpointState
-	Replicas         []replicaView     `json:"replicas"`
-	Participants     []participantView `json:"participants"`
+	Replicas     []replicaView     `json:"replicas"`
+	Participants []participantView `json:"participants"`
 }
 
 // checkpointState is what a group could be restored from: its newest complete
