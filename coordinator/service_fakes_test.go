@@ -24,6 +24,7 @@ import (
 	"github.com/cohort-tx/cohort/txlog"
 	"github.com/cohort-tx/cohort/txlog/command"
 	"github.com/cohort-tx/cohort/txlog/machine"
+	"github.com/cohort-tx/cohort/txlog/machine/memstate"
 )
 
 // fakeTransactor is a coordinator whose answers a test sets; what it does not
@@ -182,6 +183,7 @@ type fakeView struct {
 }
 
 func (v *fakeView) Index() uint64               { return 100 }
+func (v *fakeView) Reader() machine.Reader      { return memstate.New().Latest() }
 func (v *fakeView) Meta() (machine.Meta, error) { return v.meta, nil }
 func (v *fakeView) Get(participant, key string) ([]byte, uint64, bool, error) {
 	s, ok := v.stores[participant]

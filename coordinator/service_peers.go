@@ -200,7 +200,7 @@ func (s *Service) probeReplica(ctx context.Context, record *groups.GroupRecord) 
 	out.Incarnation, out.FirstPosition, out.LogBytes = state.Incarnation, state.FirstPosition, uint64(max(state.LogBytes, 0))
 	if state.Err != nil {
 		out.Error = state.Err.Error()
-	} else if err := probeView(local.Replica, out); err != nil {
+	} else if err := errors.Join(probeView(local.Replica, out), probeCheckpoints(local, out)); err != nil {
 		out.Error = err.Error()
 	}
 	if local.Coordinator == nil {

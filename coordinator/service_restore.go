@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	pb "github.com/cohort-tx/cohort/api/cohort/v1"
 	"github.com/cohort-tx/cohort/groups"
@@ -80,11 +81,18 @@ func (s *checkpointsService) Restore(req *pb.RestoreRequest, stream grpc.ServerS
 	}
 	return s.onCoordinator(ctx, req.GetGroup(), func() error {
 		r := s.newRestoring(stream)
+		ctx := asOwn(ctx)
 		return r.run(func() (*pb.RestoreResult, error) { return r.restore(ctx, req) })
 	}, func(ctx context.Context, conn *grpc.ClientConn) error {
 		from, err := pb.NewCheckpointsClient(conn).Restore(ctx, req)
 		return passOn(from, err, stream)
 	})
+}
+
+// asOwn is for what a node does on behalf of a request that was sent on to it:
+// requests of its own, which may be sent on.
+func asOwn(ctx context.Context) context.Context {
+	return metadata.NewIncomingContext(ctx, metadata.MD{})
 }
 
 func checkRestore(req *pb.RestoreRequest) error {
@@ -502,10 +510,13 @@ func (r *restoring) begin(ctx context.Context, group string, incarnation uint64)
 			if at, err = r.servedIncarnation(ctx, group); err == nil && at == incarnation {
 				break
 			}
+			if err == nil {
+				err = fmt.Errorf("it is still in incarnation %d", at)
+			}
 		}
 		if waitErr := waitForChange(ctx, nil, pause); waitErr != nil {
 			return failure(codes.Unavailable, reasonNoCoordinator, []string{"group", group},
-				"group %q is restored, but nobody coordinates it yet; `cohort status %s` says why", group, group)
+				"group %q is restored, but nobody coordinates it yet (%s); `cohort status %s` says more", group, plain(err), group)
 		}
 		pause = min(2*pause, retryPauseMax)
 	}
@@ -591,6 +602,7 @@ func (s *checkpointsService) Drill(req *pb.DrillRequest, stream grpc.ServerStrea
 	ctx := stream.Context()
 	return s.onCoordinator(ctx, req.GetGroup(), func() error {
 		r := s.newRestoring(stream)
+		ctx := asOwn(ctx)
 		return r.run(func() (*pb.RestoreResult, error) { return r.drill(ctx, req.GetGroup()) })
 	}, func(ctx context.Context, conn *grpc.ClientConn) error {
 		from, err := pb.NewCheckpointsClient(conn).Drill(ctx, req)

@@ -172,6 +172,7 @@ func (sv *survey) groupStatus(record *groups.GroupRecord) *pb.GroupStatus {
 		out.OpenTransactions, out.LastCommit = serving.GetOpenTransactions(), timeToWire(serving.GetLastCommitUnixNano())
 		out.LogBytes, out.FirstPosition, out.Outcomes, out.Horizon = serving.GetLogBytes(), serving.GetFirstPosition(), serving.GetOutcomes(), serving.GetHorizon()
 		out.Version = max(out.Version, serving.GetVersion())
+		sv.checkpointStatus(record, serving, out)
 		for _, p := range out.Participants {
 			if p.Reason != "" {
 				out.Reasons = append(out.Reasons, fmt.Sprintf("participant %s is %s: %s", p.Name, p.State, p.Reason))

@@ -152,6 +152,11 @@ func (c *Client) Cluster() cohortv1.ClusterClient {
 	return cohortv1.NewClusterClient(anyNode{c})
 }
 
+// Checkpoints gives the operator's API of checkpoints and restores, likewise.
+func (c *Client) Checkpoints() cohortv1.CheckpointsClient {
+	return cohortv1.NewCheckpointsClient(anyNode{c})
+}
+
 // conn returns a connection to addr, which need not be up.
 func (c *Client) conn(addr string) (*grpc.ClientConn, error) {
 	c.mu.Lock()

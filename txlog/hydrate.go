@@ -125,7 +125,7 @@ type hydration struct {
 func (h *hydration) run(ctx context.Context) error {
 	h.update = h.store.Begin(h.next)
 	defer func() { h.update.Discard() }()
-	h.image = machine.NewImage(h.spec.Image)
+	h.image = machine.NewImage(&imageState{h}, h.spec.Image)
 	start := time.Now()
 	if err := h.load(ctx); err != nil {
 		return err
@@ -135,16 +135,10 @@ func (h *hydration) run(ctx context.Context) error {
 	if err := h.replay(ctx); err != nil {
 		return err
 	}
-	for more := true; more; {
-		var err error
-		if more, err = h.image.Rows(h.update, hydrateStepRecords); err != nil {
-			return err
-		}
-		if err := h.step(h.next); err != nil {
-			return err
-		}
+	if err := h.step(h.next); err != nil {
+		return err
 	}
-	result, err := h.image.Finish(h.update)
+	result, err := h.image.Finish()
 	if err != nil {
 		return err
 	}
@@ -155,6 +149,20 @@ func (h *hydration) run(ctx context.Context) error {
 	}
 	return h.update.Finish()
 }
+
+// imageState is the state that the image is made in: always the update that is
+// open.
+type imageState struct{ h *hydration }
+
+func (s *imageState) Get(key []byte) ([]byte, bool, error) { return s.h.update.Get(key) }
+
+func (s *imageState) Scan(start, end []byte, fn func(key, value []byte) (bool, error)) error {
+	return s.h.update.Scan(start, end, fn)
+}
+
+func (s *imageState) Set(key, value []byte) { s.h.update.Set(key, value) }
+
+func (s *imageState) Delete(key []byte) { s.h.update.Delete(key) }
 
 // load puts the checkpoint's sections into the state.
 func (h *hydration) load(ctx context.Context) error {
@@ -184,7 +192,7 @@ func (h *hydration) loadSection(ctx context.Context, section *checkpoint.Section
 		if err != nil {
 			return err
 		}
-		if err := h.image.Load(h.update, name, key, value); err != nil {
+		if err := h.image.Load(name, key, value); err != nil {
 			return err
 		}
 		h.result.Bytes += uint64(len(key) + len(value))
@@ -216,7 +224,7 @@ func (h *hydration) replay(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("txlog: the log at position %d: %w", p, err)
 		}
-		if err := h.image.Replay(h.update, &e, size); err != nil {
+		if err := h.image.Replay(e, size); err != nil {
 			return err
 		}
 		h.result.Entries++

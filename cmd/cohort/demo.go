@@ -29,23 +29,30 @@ const (
 	// The leader is killed when this part of the orders is done, and its node
 	// started again when that part is.
 	demoKillAt, demoRestartAt = 0.4, 0.7
+	// A checkpoint is taken when this part is.
+	demoCheckpointAt = 0.2
 )
 
 // demoView is what the demo found.
 type demoView struct {
-	OK              bool        `json:"ok"`
-	Nodes           int         `json:"nodes"`
-	Orders          int         `json:"orders"`
-	Placed          int         `json:"placed"`
-	OutOfStock      int         `json:"out_of_stock"`
-	NoCredit        int         `json:"no_credit"`
-	Resubmitted     int         `json:"resubmitted"`
-	KilledNode      string      `json:"killed_node"`
-	NewCoordinator  string      `json:"new_coordinator"`
-	Position        uint64      `json:"position"`
-	RevenueCents    int64       `json:"revenue_cents"`
-	DurationSeconds float64     `json:"duration_seconds"`
-	Checks          []demoCheck `json:"checks"`
+	OK             bool   `json:"ok"`
+	Nodes          int    `json:"nodes"`
+	Orders         int    `json:"orders"`
+	Placed         int    `json:"placed"`
+	OutOfStock     int    `json:"out_of_stock"`
+	NoCredit       int    `json:"no_credit"`
+	Resubmitted    int    `json:"resubmitted"`
+	KilledNode     string `json:"killed_node"`
+	NewCoordinator string `json:"new_coordinator"`
+	Position       uint64 `json:"position"`
+	RevenueCents   int64  `json:"revenue_cents"`
+	// The checkpoint taken under load, and what was restored from it.
+	Checkpoint         uint64      `json:"checkpoint"`
+	CheckpointPosition uint64      `json:"checkpoint_position"`
+	PauseSeconds       float64     `json:"pause_seconds"`
+	RestoreSeconds     float64     `json:"restore_seconds"`
+	DurationSeconds    float64     `json:"duration_seconds"`
+	Checks             []demoCheck `json:"checks"`
 }
 
 // demoCheck is one thing that must hold.
@@ -66,7 +73,9 @@ inventory and payments, and kills the node that leads the group with SIGKILL in
 the middle. Then it checks that every order is at all three services or at none,
 that money and stock add up, that no order was placed twice though some were
 submitted twice, that the log holds exactly the committed ones, and that all
-replicas are equal. It exits with 0 only if all of it held.`,
+replicas are equal. On the way it takes a checkpoint while orders are placed; in
+the end it restores that to a new group, and checks that exactly the orders up to
+its position are in it, with exact totals. It exits with 0 only if all of it held.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
@@ -211,16 +220,27 @@ func (d *demo) place(ctx context.Context, shop *checkout.Shop, orders []checkout
 	defer cancel(nil)
 	var background sync.WaitGroup
 	defer background.Wait()
-	var kill, restart sync.Once
-	killed := make(chan struct{})
+	var snap, kill, restart sync.Once
+	taken, killed := make(chan struct{}), make(chan struct{})
 	progress := newProgress(d.env, d.say)
 	tally, err := shop.Run(ctx, orders, demoWorkers, func(t checkout.Tally) {
 		progress.show(t.Done(), t.Total)
 		part := float64(t.Done()) / float64(t.Total)
+		if part >= demoCheckpointAt {
+			snap.Do(func() {
+				background.Go(func() {
+					defer close(taken)
+					if err := d.takeCheckpoint(ctx); err != nil {
+						cancel(err)
+					}
+				})
+			})
+		}
 		if part >= demoKillAt {
 			kill.Do(func() {
 				background.Go(func() {
 					defer close(killed)
+					<-taken
 					if err := d.killLeader(ctx); err != nil {
 						cancel(err)
 					}
@@ -294,6 +314,8 @@ func (d *demo) table(w *tabwriter.Writer) {
 	fmt.Fprintf(w, "orders\t%d: %d placed, %d out of stock, %d beyond the customer's credit\n", v.Orders, v.Placed, v.OutOfStock, v.NoCredit)
 	fmt.Fprintf(w, "submitted twice\t%d, each with the same receipt both times\n", v.Resubmitted)
 	fmt.Fprintf(w, "leader killed\t%s; %s took over\n", v.KilledNode, v.NewCoordinator)
+	fmt.Fprintf(w, "checkpoint\t%d at position %d, while orders were placed; they waited %.1f ms for it\n", v.Checkpoint, v.CheckpointPosition, v.PauseSeconds*1000)
+	fmt.Fprintf(w, "restored\tas %s in %.1f s\n", demoRestored, v.RestoreSeconds)
 	fmt.Fprintf(w, "books\tposition %d, revenue %d.%02d\n", v.Position, v.RevenueCents/100, v.RevenueCents%100)
 	fmt.Fprintln(w, "\t")
 	for _, c := range v.Checks {

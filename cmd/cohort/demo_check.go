@@ -28,7 +28,10 @@ func (d *demo) check(ctx context.Context, orders []checkout.Order, tally checkou
 	if err := d.checkLog(ctx, orders, books, tally); err != nil {
 		return err
 	}
-	return d.checkReplicas(ctx)
+	if err := d.checkReplicas(ctx); err != nil {
+		return err
+	}
+	return d.checkRestored(ctx, orders, tally)
 }
 
 func (d *demo) held(name string, wrong []string) {

@@ -108,7 +108,7 @@ func (h *hydrator) Hydrate(ctx context.Context, req *pb.HydrateRequest, progress
 		Image: machine.ImageSpec{
 			Incarnation: req.GetIncarnation(), IndexBase: groups.IndexBase(req.GetIncarnation()),
 			Definition: req.GetDefinitionJson(), Participants: participants, Limits: limits,
-			Group: req.GetSourceGroup(), Checkpoint: m.Number, Token: req.GetToken(), TimeUnixNano: m.TimeUnixNano,
+			SourceGroup: req.GetSourceGroup(), SourceIncarnation: m.Incarnation, SourceCheckpoint: m.Number, Token: req.GetToken(), TimeUnixNano: m.TimeUnixNano,
 		},
 		Checkpoint: source,
 		Entries:    entries,

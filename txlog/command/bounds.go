@@ -114,3 +114,30 @@ func CheckKey(key string) error {
 	}
 	return nil
 }
+
+// CheckRequest says what is wrong with a request for a checkpoint.
+func CheckRequest(q *CheckpointRequest) error {
+	if err := CheckID(q.Token); err != nil {
+		return fmt.Errorf("the token: %w", err)
+	}
+	if !q.Trigger.Valid() {
+		return fmt.Errorf("%d is not a trigger", uint8(q.Trigger))
+	}
+	if q.By != "" {
+		if err := CheckName(q.By); err != nil {
+			return fmt.Errorf("who asks: %w", err)
+		}
+	}
+	if len(q.Participants) > MaxParticipants {
+		return fmt.Errorf("%d participants are more than a group can have, %d", len(q.Participants), MaxParticipants)
+	}
+	for i, p := range q.Participants {
+		if err := CheckName(p); err != nil {
+			return fmt.Errorf("participant %d: %w", i+1, err)
+		}
+		if i > 0 && p <= q.Participants[i-1] {
+			return fmt.Errorf("participant %s does not come in order of the names, each once", p)
+		}
+	}
+	return nil
+}

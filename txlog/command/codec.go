@@ -14,11 +14,14 @@ const (
 	tagResults = 'r'
 	tagEntry   = 'e'
 
-	batchVersion   = 1
-	resultsVersion = 2
-	entryVersion   = 1
-	// entryVersion2 has the request's digest and the participants dropped before.
-	entryVersion2 = 2
+	batchVersion = 1
+	// Version 2 of results has a number in each; it is written if one is not 0.
+	resultsVersion       = 1
+	resultsVersionNumber = 2
+	// Version 2 of an entry has the request's digest and the dropped participants;
+	// it is written if one of them is not nil.
+	entryVersion       = 1
+	entryVersionDigest = 2
 )
 
 // ErrMalformed is wrapped by every decoding error.
@@ -28,14 +31,17 @@ func malformed(what string, err error) error {
 	return fmt.Errorf("decode %s: %w: %w", what, ErrMalformed, err)
 }
 
-// header checks the first two bytes.
-func header(r *wire.Reader, tag, version byte) {
+// header checks the first byte, and that the second is a version up to newest,
+// which it gives.
+func header(r *wire.Reader, tag, newest byte) (version byte) {
 	if r.Byte() != tag {
 		r.Fail(fmt.Sprintf("the first byte is not %q", tag))
 	}
-	if v := r.Byte(); v != version {
-		r.Fail(fmt.Sprintf("version %d is not known here, only %d", v, version))
+	version = r.Byte()
+	if version < 1 || version > newest {
+		r.Fail(fmt.Sprintf("version %d is not known here, only up to %d", version, newest))
 	}
+	return version
 }
 
 // AppendBatch appends the encoding of b. Fields that do not belong to an op's
@@ -238,12 +244,13 @@ func (d *Decoder) command(r *wire.Reader, kind Kind) Command {
 		return &MoveHorizon{To: r.Uvarint()}
 	case KindPurge:
 		return &Purge{}
+	default:
+		if c := checkpointCommand(r, kind); c != nil {
+			return c
+		}
+		r.Skip()
+		return &Unknown{Kind: kind}
 	}
-	if c := checkpointCommand(r, kind); c != nil {
-		return c
-	}
-	r.Skip()
-	return &Unknown{Kind: kind}
 }
 
 // decide appends to the decoder's slices. When one of them grows, the parts

@@ -6,72 +6,35 @@ import (
 	"github.com/cohort-tx/cohort/txlog/command/wire"
 )
 
-// appendCheckpointCommand appends the content of a command of feature level 2.
-func appendCheckpointCommand(dst []byte, c Command) []byte {
-	switch c := c.(type) {
-	case *FeatureLevel:
-		dst = binary.AppendUvarint(dst, c.Level)
-	case *RequestCheckpoint:
-		dst = AppendCheckpointRequest(dst, &c.CheckpointRequest)
-	case *Checkpoint:
-		dst = AppendCheckpointRequest(dst, &c.CheckpointRequest)
-		dst = AppendStrings(dst, c.Serves)
-		dst = binary.AppendUvarint(dst, c.WaitNanos)
-		dst = AppendStrings(dst, c.Members)
-		dst = binary.AppendUvarint(dst, c.MinCopies)
-		dst = wire.AppendBool(dst, c.Seal)
-		dst = wire.AppendString(dst, c.SealToken)
-	case *AbandonCheckpoint:
-		dst = AppendCheckpointRequest(dst, &c.CheckpointRequest)
-		dst = AppendStrings(dst, c.Serves)
-		dst = binary.AppendUvarint(dst, c.WaitNanos)
-		dst = wire.AppendString(dst, c.Detail)
-		dst = wire.AppendString(dst, c.Transaction)
-		dst = wire.AppendString(dst, c.Participant)
-	case *NotePause:
-		dst = binary.AppendUvarint(dst, c.Number)
-		dst = binary.AppendUvarint(dst, c.PauseNanos)
-	case *ReportCopy:
-		dst = appendReportCopy(dst, c)
-	case *Retain:
-		dst = binary.AppendUvarint(dst, uint64(len(c.Drop)))
-		for _, n := range c.Drop {
-			dst = binary.AppendUvarint(dst, n)
-		}
-		dst = binary.AppendUvarint(dst, c.LogFrom)
-	case *Unseal:
-		dst = wire.AppendString(dst, c.Token)
-	case *Begin:
-		dst = binary.AppendUvarint(dst, c.Incarnation)
-		dst = append(dst, c.Digest[:]...)
-		dst = binary.AppendUvarint(dst, uint64(len(c.Carried)))
-		for _, r := range c.Carried {
-			dst = wire.AppendBytes(dst, r)
-		}
+func appendStrings(dst []byte, all []string) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(all)))
+	for _, s := range all {
+		dst = wire.AppendString(dst, s)
 	}
 	return dst
 }
 
-func appendReportCopy(dst []byte, c *ReportCopy) []byte {
-	dst = binary.AppendUvarint(dst, c.Number)
-	dst = wire.AppendString(dst, c.Node)
-	dst = append(dst, byte(c.State))
-	dst = wire.AppendBool(dst, c.Rebuilt)
-	dst = append(dst, c.Digest[:]...)
-	dst = AppendSections(dst, c.Sections)
-	dst = binary.AppendUvarint(dst, c.Bytes)
-	dst = binary.AppendUvarint(dst, c.WriteNanos)
-	return wire.AppendString(dst, c.Detail)
+func readStrings(r *wire.Reader) []string {
+	n := r.Count(1)
+	if n == 0 {
+		return nil
+	}
+	// A string's header is larger than its shortest encoding: see DecodeEntry.
+	all := make([]string, 0, min(n, 64))
+	for range n {
+		all = append(all, r.String())
+	}
+	return all
 }
 
 // AppendCheckpointRequest appends the encoding of a request;
 // ReadCheckpointRequest reads it.
-func AppendCheckpointRequest(dst []byte, c *CheckpointRequest) []byte {
-	dst = wire.AppendString(dst, c.Token)
-	dst = append(dst, byte(c.Trigger))
-	dst = wire.AppendString(dst, c.By)
-	dst = AppendStrings(dst, c.Participants)
-	return binary.AppendVarint(dst, c.TimeUnixNano)
+func AppendCheckpointRequest(dst []byte, q *CheckpointRequest) []byte {
+	dst = wire.AppendString(dst, q.Token)
+	dst = append(dst, byte(q.Trigger))
+	dst = wire.AppendString(dst, q.By)
+	dst = appendStrings(dst, q.Participants)
+	return binary.AppendVarint(dst, q.TimeUnixNano)
 }
 
 // ReadCheckpointRequest reads what AppendCheckpointRequest wrote.
@@ -80,7 +43,7 @@ func ReadCheckpointRequest(r *wire.Reader) CheckpointRequest {
 		Token:        r.String(),
 		Trigger:      Trigger(r.Byte()),
 		By:           r.String(),
-		Participants: ReadStrings(r),
+		Participants: readStrings(r),
 		TimeUnixNano: r.Varint(),
 	}
 }
@@ -100,45 +63,76 @@ func AppendSections(dst []byte, sections []Section) []byte {
 
 // ReadSections reads what AppendSections wrote.
 func ReadSections(r *wire.Reader) []Section {
-	var out []Section
-	for range r.Count(3 + 32) {
-		s := Section{Name: r.String(), Keys: r.Uvarint(), Bytes: r.Uvarint()}
-		copy(s.Digest[:], r.Fixed(len(s.Digest)))
-		out = append(out, s)
-		if r.Err() != nil {
-			return nil
-		}
+	n := r.Count(3 + 32)
+	if n == 0 {
+		return nil
 	}
-	return out
+	sections := make([]Section, n)
+	for i := range sections {
+		s := &sections[i]
+		s.Name = r.String()
+		s.Keys = r.Uvarint()
+		s.Bytes = r.Uvarint()
+		copy(s.Digest[:], r.Fixed(len(s.Digest)))
+	}
+	return sections
 }
 
-// AppendStrings appends the encoding of a list; ReadStrings reads it.
-func AppendStrings(dst []byte, all []string) []byte {
-	dst = binary.AppendUvarint(dst, uint64(len(all)))
-	for _, s := range all {
-		dst = wire.AppendString(dst, s)
+// appendCheckpointCommand appends a command of feature level 2.
+func appendCheckpointCommand(dst []byte, c Command) []byte {
+	switch c := c.(type) {
+	case *FeatureLevel:
+		return binary.AppendUvarint(dst, c.Level)
+	case *RequestCheckpoint:
+		return AppendCheckpointRequest(dst, &c.CheckpointRequest)
+	case *Checkpoint:
+		dst = AppendCheckpointRequest(dst, &c.CheckpointRequest)
+		dst = appendStrings(dst, c.Serves)
+		dst = binary.AppendUvarint(dst, c.WaitNanos)
+		dst = appendStrings(dst, c.Members)
+		dst = binary.AppendUvarint(dst, c.MinCopies)
+		dst = wire.AppendBool(dst, c.Seal)
+		return wire.AppendString(dst, c.SealToken)
+	case *AbandonCheckpoint:
+		dst = AppendCheckpointRequest(dst, &c.CheckpointRequest)
+		dst = appendStrings(dst, c.Serves)
+		dst = binary.AppendUvarint(dst, c.WaitNanos)
+		dst = wire.AppendString(dst, c.Detail)
+		dst = wire.AppendString(dst, c.Transaction)
+		return wire.AppendString(dst, c.Participant)
+	case *NotePause:
+		dst = binary.AppendUvarint(dst, c.Number)
+		return binary.AppendUvarint(dst, c.PauseNanos)
+	case *ReportCopy:
+		dst = binary.AppendUvarint(dst, c.Number)
+		dst = wire.AppendString(dst, c.Node)
+		dst = append(dst, byte(c.State))
+		dst = wire.AppendBool(dst, c.Rebuilt)
+		dst = append(dst, c.Digest[:]...)
+		dst = AppendSections(dst, c.Sections)
+		dst = binary.AppendUvarint(dst, c.Bytes)
+		dst = binary.AppendUvarint(dst, c.WriteNanos)
+		return wire.AppendString(dst, c.Detail)
+	case *Retain:
+		dst = binary.AppendUvarint(dst, uint64(len(c.Drop)))
+		for _, n := range c.Drop {
+			dst = binary.AppendUvarint(dst, n)
+		}
+		return binary.AppendUvarint(dst, c.LogFrom)
+	case *Unseal:
+		return wire.AppendString(dst, c.Token)
+	case *Begin:
+		dst = binary.AppendUvarint(dst, c.Incarnation)
+		dst = append(dst, c.Digest[:]...)
+		dst = binary.AppendUvarint(dst, uint64(len(c.Carried)))
+		for _, record := range c.Carried {
+			dst = wire.AppendBytes(dst, record)
+		}
 	}
 	return dst
 }
 
-// ReadStrings reads a list, nil when it is empty.
-func ReadStrings(r *wire.Reader) []string {
-	n := r.Count(1)
-	if n == 0 {
-		return nil
-	}
-	out := make([]string, 0, min(n, 64))
-	for range n {
-		out = append(out, r.String())
-		if r.Err() != nil {
-			return nil
-		}
-	}
-	return out
-}
-
-// checkpointCommand reads a command of feature level 2; nil when the kind is
-// none.
+// checkpointCommand reads a command of feature level 2, nil if the kind is none.
 func checkpointCommand(r *wire.Reader, kind Kind) Command {
 	switch kind {
 	case KindFeatureLevel:
@@ -147,13 +141,22 @@ func checkpointCommand(r *wire.Reader, kind Kind) Command {
 		return &RequestCheckpoint{ReadCheckpointRequest(r)}
 	case KindCheckpoint:
 		return &Checkpoint{
-			CheckpointRequest: ReadCheckpointRequest(r), Serves: ReadStrings(r), WaitNanos: r.Uvarint(),
-			Members: ReadStrings(r), MinCopies: r.Uvarint(), Seal: r.Bool(), SealToken: r.String(),
+			CheckpointRequest: ReadCheckpointRequest(r),
+			Serves:            readStrings(r),
+			WaitNanos:         r.Uvarint(),
+			Members:           readStrings(r),
+			MinCopies:         r.Uvarint(),
+			Seal:              r.Bool(),
+			SealToken:         r.String(),
 		}
 	case KindAbandonCheckpoint:
 		return &AbandonCheckpoint{
-			CheckpointRequest: ReadCheckpointRequest(r), Serves: ReadStrings(r), WaitNanos: r.Uvarint(),
-			Detail: r.String(), Transaction: r.String(), Participant: r.String(),
+			CheckpointRequest: ReadCheckpointRequest(r),
+			Serves:            readStrings(r),
+			WaitNanos:         r.Uvarint(),
+			Detail:            r.String(),
+			Transaction:       r.String(),
+			Participant:       r.String(),
 		}
 	case KindNotePause:
 		return &NotePause{Number: r.Uvarint(), PauseNanos: r.Uvarint()}
@@ -161,8 +164,11 @@ func checkpointCommand(r *wire.Reader, kind Kind) Command {
 		return reportCopy(r)
 	case KindRetain:
 		c := &Retain{}
-		for range r.Count(1) {
-			c.Drop = append(c.Drop, r.Uvarint())
+		if n := r.Count(1); n > 0 {
+			c.Drop = make([]uint64, 0, min(n, 64))
+			for range n {
+				c.Drop = append(c.Drop, r.Uvarint())
+			}
 		}
 		c.LogFrom = r.Uvarint()
 		return c
@@ -171,10 +177,10 @@ func checkpointCommand(r *wire.Reader, kind Kind) Command {
 	case KindBegin:
 		c := &Begin{Incarnation: r.Uvarint()}
 		copy(c.Digest[:], r.Fixed(len(c.Digest)))
-		for range r.Count(1) {
-			c.Carried = append(c.Carried, r.Bytes())
-			if r.Err() != nil {
-				break
+		if n := r.Count(1); n > 0 {
+			c.Carried = make([][]byte, 0, min(n, 64))
+			for range n {
+				c.Carried = append(c.Carried, r.Bytes())
 			}
 		}
 		return c

@@ -2,7 +2,6 @@ package command
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"github.com/cohort-tx/cohort/txlog/command/wire"
 )
@@ -13,7 +12,7 @@ import (
 func AppendEntry(dst []byte, e *Entry) []byte {
 	version := byte(entryVersion)
 	if e.RequestDigest != nil || e.Dropped != nil {
-		version = entryVersion2
+		version = entryVersionDigest
 	}
 	dst = append(dst, tagEntry, version)
 	dst = binary.AppendUvarint(dst, e.Position)
@@ -21,9 +20,9 @@ func AppendEntry(dst []byte, e *Entry) []byte {
 	dst = binary.AppendUvarint(dst, e.Begun)
 	dst = binary.AppendUvarint(dst, e.Index)
 	dst = binary.AppendVarint(dst, e.TimeUnixNano)
-	if version == entryVersion2 {
+	if version >= entryVersionDigest {
 		dst = wire.AppendBytes(dst, e.RequestDigest)
-		dst = AppendStrings(dst, e.Dropped)
+		dst = appendStrings(dst, e.Dropped)
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(e.Changes)))
 	for i := range e.Changes {
@@ -52,17 +51,12 @@ func appendChange(dst []byte, c *Change) []byte {
 	return dst
 }
 
-// DecodeEntry decodes what AppendEntry made. The values of its changes alias
-// data; its strings do not.
+// DecodeEntry decodes what AppendEntry made. The values of its changes and the
+// request's digest alias data; its strings do not. The digest is nil only in an
+// entry of version 1.
 func DecodeEntry(data []byte) (Entry, error) {
 	r := wire.NewReader(data)
-	if r.Byte() != tagEntry {
-		r.Fail(fmt.Sprintf("the first byte is not %q", tagEntry))
-	}
-	version := r.Byte()
-	if version != entryVersion && version != entryVersion2 {
-		r.Fail(fmt.Sprintf("version %d is not known here, only %d and %d", version, entryVersion, entryVersion2))
-	}
+	version := header(&r, tagEntry, entryVersionDigest)
 	e := Entry{
 		Position:     r.Uvarint(),
 		ID:           r.String(),
@@ -70,9 +64,11 @@ func DecodeEntry(data []byte) (Entry, error) {
 		Index:        r.Uvarint(),
 		TimeUnixNano: r.Varint(),
 	}
-	if version == entryVersion2 {
-		e.RequestDigest = append([]byte{}, r.Bytes()...)
-		e.Dropped = ReadStrings(&r)
+	if version >= entryVersionDigest {
+		if e.RequestDigest = r.Bytes(); e.RequestDigest == nil {
+			e.RequestDigest = []byte{}
+		}
+		e.Dropped = readStrings(&r)
 	}
 	if n := r.Count(3); n > 0 {
 		// A change is some 25 times larger in memory than its shortest encoding:

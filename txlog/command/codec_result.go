@@ -8,10 +8,19 @@ import (
 
 // AppendResults appends the encoding of a batch's results.
 func AppendResults(dst []byte, results []Result) []byte {
-	dst = append(dst, tagResults, resultsVersion)
+	version := byte(resultsVersion)
+	for i := range results {
+		if results[i].Number != 0 {
+			version = resultsVersionNumber
+		}
+	}
+	dst = append(dst, tagResults, version)
 	dst = binary.AppendUvarint(dst, uint64(len(results)))
 	for i := range results {
 		dst = appendResult(dst, &results[i])
+		if version >= resultsVersionNumber {
+			dst = binary.AppendUvarint(dst, results[i].Number)
+		}
 	}
 	return dst
 }
@@ -25,8 +34,7 @@ func appendResult(dst []byte, r *Result) []byte {
 	dst = wire.AppendString(dst, r.Key)
 	dst = wire.AppendString(dst, r.Detail)
 	dst = binary.AppendUvarint(dst, r.Epoch)
-	dst = wire.AppendBool(dst, r.Remaining)
-	return binary.AppendUvarint(dst, r.Number)
+	return wire.AppendBool(dst, r.Remaining)
 }
 
 // AppendReceipt appends the encoding of a receipt; ReadReceipt reads it.
@@ -52,14 +60,22 @@ func ReadReceipt(r *wire.Reader) Receipt {
 // DecodeResults decodes what AppendResults made. Nothing of it aliases data.
 func DecodeResults(data []byte) ([]Result, error) {
 	r := wire.NewReader(data)
-	header(&r, tagResults, resultsVersion)
-	n := r.Count(8)
+	version := header(&r, tagResults, resultsVersionNumber)
+	n := r.Count(7)
 	results := make([]Result, n)
+	numbered := false
 	for i := range results {
 		results[i] = readResult(&r)
+		if version >= resultsVersionNumber {
+			results[i].Number = r.Uvarint()
+			numbered = numbered || results[i].Number != 0
+		}
 		if r.Err() != nil {
 			break
 		}
+	}
+	if version >= resultsVersionNumber && !numbered {
+		r.Fail("results without a number are of version 1")
 	}
 	if err := r.Finish(); err != nil {
 		return nil, malformed("results", err)
@@ -82,6 +98,5 @@ func readResult(r *wire.Reader) Result {
 	v.Detail = r.String()
 	v.Epoch = r.Uvarint()
 	v.Remaining = r.Bool()
-	v.Number = r.Uvarint()
 	return v
 }

@@ -53,6 +53,48 @@ func everything() *command.Batch {
 	}
 }
 
+// everyCheckpointCommand holds each command of feature level 2 with each field set.
+func everyCheckpointCommand() *command.Batch {
+	request := command.CheckpointRequest{
+		Token: "t1", Trigger: command.TriggerOperator, By: "n1", Participants: []string{"a", "b"}, TimeUnixNano: -9,
+	}
+	return &command.Batch{
+		Epoch: 8,
+		Commands: []command.Command{
+			&command.FeatureLevel{Level: 2},
+			&command.RequestCheckpoint{CheckpointRequest: request},
+			&command.Checkpoint{
+				CheckpointRequest: request, Serves: []string{"t2", "t3"}, WaitNanos: 300, Members: []string{"n1", "n2"},
+				MinCopies: 2, Seal: true, SealToken: "r1",
+			},
+			&command.AbandonCheckpoint{
+				CheckpointRequest: request, Serves: []string{"t2"}, WaitNanos: 4, Detail: "d", Transaction: "o1", Participant: "a",
+			},
+			&command.NotePause{Number: 5, PauseNanos: math.MaxUint64},
+			&command.ReportCopy{
+				Number: 5, Node: "n1", State: command.CopyWritten, Rebuilt: true, Digest: [32]byte{1, 31: 2},
+				Sections: []command.Section{{Name: "meta", Keys: 1, Bytes: 200, Digest: [32]byte{3, 31: 4}}, {Name: "outcomes"}},
+				Bytes:    6, WriteNanos: 7, Detail: "x",
+			},
+			&command.Retain{Drop: []uint64{1, 300}, LogFrom: 8},
+			&command.Unseal{Token: "r1"},
+			&command.Begin{Incarnation: 2, Digest: [32]byte{5, 31: 6}, Carried: [][]byte{[]byte("one"), []byte("two")}},
+		},
+	}
+}
+
+// numberedResults need version 2.
+func numberedResults() []command.Result {
+	return append(someResults(), command.Result{Status: command.StatusDone, Number: 3})
+}
+
+// someEntry2 needs version 2.
+func someEntry2() command.Entry {
+	e := someEntry()
+	e.RequestDigest, e.Dropped = []byte("digest"), []string{"old", "older"}
+	return e
+}
+
 func someResults() []command.Result {
 	return []command.Result{
 		{Status: command.StatusCommitted, Receipt: command.Receipt{ID: "o", Incarnation: 1, Position: 2, Begun: 3, TimeUnixNano: -4}},
@@ -76,34 +118,45 @@ func someEntry() command.Entry {
 
 // What is encoded comes back as it was; a field forgotten on either side shows.
 func TestRoundTrip(t *testing.T) {
-	b := everything()
-	data := command.AppendBatch([]byte("before"), b)[len("before"):]
-	got, err := command.DecodeBatch(data)
-	if err != nil || !reflect.DeepEqual(got, b) {
-		t.Errorf("batch: %v\n got %+v\nwant %+v", err, got, b)
+	for _, b := range []*command.Batch{everything(), everyCheckpointCommand()} {
+		data := command.AppendBatch([]byte("before"), b)[len("before"):]
+		got, err := command.DecodeBatch(data)
+		if err != nil || !reflect.DeepEqual(got, b) {
+			t.Errorf("batch: %v\n got %+v\nwant %+v", err, got, b)
+		}
 	}
-	results := someResults()
-	r, err := command.DecodeResults(command.AppendResults(nil, results))
-	if err != nil || !reflect.DeepEqual(r, results) {
-		t.Errorf("results: %v\n got %+v\nwant %+v", err, r, results)
+	for _, results := range [][]command.Result{someResults(), numberedResults()} {
+		r, err := command.DecodeResults(command.AppendResults(nil, results))
+		if err != nil || !reflect.DeepEqual(r, results) {
+			t.Errorf("results: %v\n got %+v\nwant %+v", err, r, results)
+		}
 	}
-	entry := someEntry()
-	e, err := command.DecodeEntry(command.AppendEntry(nil, &entry))
-	if err != nil || !reflect.DeepEqual(e, entry) {
-		t.Errorf("entry: %v\n got %+v\nwant %+v", err, e, entry)
+	empty := someEntry()
+	empty.RequestDigest = []byte{} // not nil: a log that knows digests had none here
+	for _, entry := range []command.Entry{someEntry(), someEntry2(), empty} {
+		e, err := command.DecodeEntry(command.AppendEntry(nil, &entry))
+		if err != nil || !reflect.DeepEqual(e, entry) {
+			t.Errorf("entry: %v\n got %+v\nwant %+v", err, e, entry)
+		}
 	}
 }
 
 // Every prefix, every longer run, and other versions are refused.
 func TestMalformed(t *testing.T) {
-	entry := someEntry()
+	entry, entry2 := someEntry(), someEntry2()
+	batch := func(d []byte) error { _, err := command.DecodeBatch(d); return err }
+	results := func(d []byte) error { _, err := command.DecodeResults(d); return err }
+	entries := func(d []byte) error { _, err := command.DecodeEntry(d); return err }
 	for name, c := range map[string]struct {
 		data   []byte
 		decode func([]byte) error
 	}{
-		"batch":   {command.AppendBatch(nil, everything()), func(d []byte) error { _, err := command.DecodeBatch(d); return err }},
-		"results": {command.AppendResults(nil, someResults()), func(d []byte) error { _, err := command.DecodeResults(d); return err }},
-		"entry":   {command.AppendEntry(nil, &entry), func(d []byte) error { _, err := command.DecodeEntry(d); return err }},
+		"batch":               {command.AppendBatch(nil, everything()), batch},
+		"checkpoint commands": {command.AppendBatch(nil, everyCheckpointCommand()), batch},
+		"results":             {command.AppendResults(nil, someResults()), results},
+		"numbered results":    {command.AppendResults(nil, numberedResults()), results},
+		"entry":               {command.AppendEntry(nil, &entry), entries},
+		"entry of version 2":  {command.AppendEntry(nil, &entry2), entries},
 	} {
 		check := func(what string, data []byte) {
 			if err := c.decode(data); !errors.Is(err, command.ErrMalformed) {
@@ -115,7 +168,7 @@ func TestMalformed(t *testing.T) {
 		}
 		check("with a byte more", append(bytes.Clone(c.data), 0))
 		newer := bytes.Clone(c.data)
-		newer[1]++
+		newer[1] = 3
 		check("of a newer version", newer)
 		other := bytes.Clone(c.data)
 		other[0] = 'x'

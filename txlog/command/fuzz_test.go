@@ -14,7 +14,7 @@ import (
 func FuzzBatch(f *testing.F) {
 	f.Add(command.AppendBatch(nil, everything()))
 	f.Add(command.AppendBatch(nil, &command.Batch{}))
-	for _, c := range everything().Commands {
+	for _, c := range append(everything().Commands, everyCheckpointCommand().Commands...) {
 		f.Add(command.AppendBatch(nil, &command.Batch{Epoch: 1, Commands: []command.Command{c}}))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -34,6 +34,7 @@ func FuzzBatch(f *testing.F) {
 
 func FuzzResults(f *testing.F) {
 	f.Add(command.AppendResults(nil, someResults()))
+	f.Add(command.AppendResults(nil, numberedResults()))
 	f.Add(command.AppendResults(nil, nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := command.DecodeResults(data)
@@ -46,8 +47,9 @@ func FuzzResults(f *testing.F) {
 }
 
 func FuzzEntry(f *testing.F) {
-	e := someEntry()
+	e, e2 := someEntry(), someEntry2()
 	f.Add(command.AppendEntry(nil, &e))
+	f.Add(command.AppendEntry(nil, &e2))
 	f.Add(command.AppendEntry(nil, &command.Entry{Position: 1, ID: "o"}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		e, err := command.DecodeEntry(data)

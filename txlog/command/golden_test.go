@@ -16,11 +16,14 @@ var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
 // TestGolden holds the formats to what is on disks and in logs already: a change
 // that this test notices needs a new version, and a decoder for the old one.
 func TestGolden(t *testing.T) {
-	entry := someEntry()
+	entry, entry2 := someEntry(), someEntry2()
 	for name, data := range map[string][]byte{
-		"batch-1":   command.AppendBatch(nil, everything()),
-		"results-2": command.AppendResults(nil, someResults()),
-		"entry-1":   command.AppendEntry(nil, &entry),
+		"batch-1":             command.AppendBatch(nil, everything()),
+		"batch-1-checkpoints": command.AppendBatch(nil, everyCheckpointCommand()),
+		"results-1":           command.AppendResults(nil, someResults()),
+		"results-2":           command.AppendResults(nil, numberedResults()),
+		"entry-1":             command.AppendEntry(nil, &entry),
+		"entry-2":             command.AppendEntry(nil, &entry2),
 	} {
 		path := filepath.Join("testdata", "golden", name+".hex")
 		if *rewrite {

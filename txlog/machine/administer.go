@@ -18,6 +18,9 @@ func (e *entryRun) activate(c *command.Activate) command.Result {
 	if e.m.meta.ConfigVersion == 0 {
 		return refused(command.ReasonUnconfigured, "the group has no definition yet")
 	}
+	if r, sealed := e.sealed(); sealed {
+		return r
+	}
 	if c.Instance != "" {
 		if err := command.CheckID(c.Instance); err != nil {
 			return refused(command.ReasonMalformed, "the instance: %v", err)
@@ -27,9 +30,6 @@ func (e *entryRun) activate(c *command.Activate) command.Result {
 		if err := command.CheckName(c.Node); err != nil {
 			return refused(command.ReasonMalformed, "the instance's node: %v", err)
 		}
-	}
-	if e.m.meta.Sealed {
-		return e.sealed()
 	}
 	p := e.m.participants[c.Participant]
 	if p == nil {
@@ -61,8 +61,8 @@ func (e *entryRun) setActivation(p *participant, a Activation) {
 // configure sets the definition.
 func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 	m := e.m
-	if m.meta.Sealed {
-		return e.sealed(), nil
+	if r, sealed := e.sealed(); sealed {
+		return r, nil
 	}
 	if c.Version != m.config.Version+1 {
 		return refused(command.ReasonStaleVersion, "the next version is %d, not %d", m.config.Version+1, c.Version), nil
@@ -72,7 +72,8 @@ func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 	}
 	drop := m.dropped(c.Participants)
 	var hold []uint32 // the dropped ids that have data
-	var names []string
+	// The next log entry names them; one name is enough for several lives of it.
+	names := slices.Clone(m.schedule.Dropped)
 	for _, p := range drop {
 		has, err := e.hasData(p.ID)
 		if err != nil {
@@ -87,7 +88,12 @@ func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 			return r, nil
 		}
 		hold = append(hold, p.ID)
-		names = append(names, p.Name)
+		if m.meta.FeatureLevel >= 2 && !slices.Contains(names, p.Name) {
+			names = append(names, p.Name)
+		}
+	}
+	if len(names) > command.MaxParticipants {
+		return refused(command.ReasonOverloaded, "%d participants were dropped since the last transaction", len(m.schedule.Dropped)), nil
 	}
 	if len(m.config.Dropped)+len(hold) > maxDropped {
 		return refused(command.ReasonOverloaded, "%d dropped participants wait to be purged", len(m.config.Dropped)), nil
@@ -99,8 +105,10 @@ func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 		m.meta.Incarnation = c.Incarnation
 	}
 	m.meta.ConfigVersion = c.Version
+	if len(names) > len(m.schedule.Dropped) {
+		m.schedule.Dropped, e.scheduleChanged = names, true
+	}
 	e.reconfigure(c, drop, hold)
-	e.noteDropped(names)
 	return command.Result{Status: command.StatusDone}, nil
 }
 
@@ -193,6 +201,7 @@ func (e *entryRun) moveHorizon(c *command.MoveHorizon) (command.Result, error) {
 		return refused(command.ReasonMalformed, "the horizon would be at %d, after this entry, %d", c.To, e.index), nil
 	}
 	done := command.Result{Status: command.StatusDone}
+	// After a restore there are outcomes below the horizon too.
 	rows, full, err := e.forgettable(c.To)
 	if err != nil {
 		return command.Result{}, err
@@ -203,7 +212,6 @@ func (e *entryRun) moveHorizon(c *command.MoveHorizon) (command.Result, error) {
 		}
 	}
 	switch {
-	// What an incarnation has from before it lies below its horizon from the start.
 	case !full:
 		m.meta.Horizon = max(m.meta.Horizon, c.To)
 	case len(rows) > 0:

@@ -87,7 +87,7 @@ type Schedule struct {
 
 	// NextNumber is that of the next attempt.
 	NextNumber uint64
-	// LogBytes is Meta.LogBytes, as ReadSchedule finds it.
+	// LogBytes is the size of all log entries so far, as they are encoded.
 	LogBytes uint64
 	// SinceUnixNano is when checkpoints became possible: what is due by time counts
 	// from there until there is a first one.
@@ -104,14 +104,14 @@ type Schedule struct {
 	Pending []command.CheckpointRequest
 	// LogFrom is the first position that retention keeps.
 	LogFrom uint64
-	// Dropped are the participants with data that the group has lost since the last
-	// log entry.
+	// Dropped are the participants that the group lost with data since the last
+	// log entry; the next one names them.
 	Dropped []string
 }
 
 // Origin says what an incarnation was made from; the first one has none.
 type Origin struct {
-	// Digest over the outcomes and the participants' data as they were made.
+	// Digest over the state as it was made: see ImageDigest.
 	Digest [32]byte
 	// Group, Incarnation and Position of the source, and the number of the
 	// checkpoint that it began with.

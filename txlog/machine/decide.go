@@ -40,6 +40,9 @@ func (e *entryRun) decide(d *command.Decide) (command.Result, error) {
 	if known == DecisionAborted {
 		return recordedAbort(command.StatusAborted, &o), nil
 	}
+	if r, sealed := e.sealed(); sealed {
+		return r, nil
+	}
 	if err := checkShape(d); err != nil {
 		return refused(command.ReasonMalformed, "%v", err), nil
 	}
@@ -80,9 +83,6 @@ func (e *entryRun) checkOpen(known Decision, begun uint64) (command.Result, bool
 	}
 	if e.m.meta.ConfigVersion == 0 {
 		return refused(command.ReasonUnconfigured, "the group has no definition yet"), false
-	}
-	if e.m.meta.Sealed {
-		return e.sealed(), false
 	}
 	if known == DecisionForgotten {
 		return refused(command.ReasonExpired, "the attempt began at %d, before the outcome horizon, %d", begun, e.m.meta.Horizon), false
@@ -265,8 +265,19 @@ func (e *entryRun) commit(d *command.Decide, o *Outcome, found bool) command.Res
 		TimeUnixNano: e.now,
 		Changes:      e.takeChanges(),
 	}
-	e.extend(&entry, d)
-	m.meta.LogHash = m.chain(&entry)
+	level2 := m.meta.FeatureLevel >= 2
+	if level2 {
+		if entry.RequestDigest = d.RequestDigest; entry.RequestDigest == nil {
+			entry.RequestDigest = []byte{}
+		}
+		entry.Dropped, m.schedule.Dropped = m.schedule.Dropped, nil
+	}
+	hash, length := m.chain(&entry)
+	m.meta.LogHash = hash
+	if level2 {
+		m.schedule.LogBytes += uint64(length)
+		e.scheduleChanged = true
+	}
 	m.meta.Position = entry.Position
 	e.entries = append(e.entries, entry)
 	e.applyWrites(entry.Position)
@@ -327,6 +338,9 @@ func (e *entryRun) settle(c *command.Settle) (command.Result, error) {
 	}
 	if known == DecisionAborted {
 		return recordedAbort(command.StatusDone, &o), nil
+	}
+	if r, sealed := e.sealed(); sealed {
+		return r, nil
 	}
 	if r, ok := e.reserveSize(CommandSize(c)); !ok {
 		return r, nil

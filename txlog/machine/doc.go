@@ -26,6 +26,9 @@
 //	f  an add cannot be done                aborted    constraint
 //	g  otherwise                            committed at the next position
 //
+// While the group is sealed for a restore, what is not decided yet is refused as
+// sealed, before the limits are looked at.
+//
 // Refused means that nothing was recorded; aborted that the attempt, and every
 // earlier one of its id, never commits. The recorded abort comes after c because
 // an attempt from before the horizon may have committed and been forgotten: an
@@ -44,6 +47,9 @@
 //	0x05 transaction id             outcome      the newest of the id
 //	0x06 index:8                    decided      time, and the ids decided at index
 //	0x07 participant id:4 key       data         version:8 value
+//	0x08 number:8                   checkpoint   from feature level 2 on
+//	0x09                            schedule     once per entry that commits, likewise
+//	0x0a                            origin       only after a restore
 //
 // An id that is decided again (a later attempt after an abort) stays listed at
 // its older index; forgetting looks at the outcome's own index and passes over it.
@@ -52,6 +58,7 @@
 //
 //	undecodable batch       one result, refused as malformed; counted in Meta
 //	unknown command         refused as malformed; counted in Meta
+//	another origin          Apply returns ErrOriginMismatch; the replica must halt
 //	an error of the State   Apply returns it; discard what it did and apply again
 //	a damaged record        *CorruptError, likewise
 package machine

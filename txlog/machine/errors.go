@@ -1,6 +1,15 @@
 package machine
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrOriginMismatch says that Begin names another digest than that of the state
+// that this replica was made from: it must not go on.
+var ErrOriginMismatch = errors.New("the incarnation was made from another state than this replica")
+
+var errWrongKey = errors.New("the record is of another number than its key")
 
 // CorruptError says that a record of the state cannot be what the machine wrote.
 type CorruptError struct {

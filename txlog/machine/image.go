@@ -2,370 +2,334 @@ package machine
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/cohort-tx/cohort/txlog/command"
 )
 
-// ImageSpec says what a restored incarnation becomes.
+// ImageSpec says what a restored incarnation is.
 type ImageSpec struct {
-	// Incarnation to begin, and the index base that its entries come after.
-	Incarnation, IndexBase uint64
-	// Definition of the group, with what of it the state machine goes by.
-	Definition   []byte
+	Incarnation uint64
+	// IndexBase is the index that the incarnation's first entry comes after; every
+	// index of its source is below it.
+	IndexBase uint64
+	// Participants, Limits and Definition of the new group.
 	Participants []string
 	Limits       command.Limits
-	// Group, Checkpoint and Token of the Origin.
-	Group      string
-	Checkpoint uint64
-	Token      string
-	// TimeUnixNano from which the schedule counts. It is the same on every replica.
-	TimeUnixNano int64
+	Definition   []byte
+	// SourceGroup, SourceIncarnation and SourceCheckpoint name what it is made
+	// from, Token the restore.
+	SourceGroup       string
+	SourceIncarnation uint64
+	SourceCheckpoint  uint64
+	Token             string
+	TimeUnixNano      int64
 }
 
-// Image makes the state of a restored incarnation: from the sections of a
-// checkpoint, in their order, and the log entries after it. It is pure, and
-// replicas that make an image of the same have the same state.
+// ImageWriter is the state that an image is written to, empty at first. What was
+// set may be committed between two calls of an Image: it need only stay visible.
+type ImageWriter interface{ State }
+
+// Image builds the state of a restored incarnation: the sections of a checkpoint,
+// in their order, then log entries, then Finish. Without sections it begins at
+// position 0. After an error the state must be discarded.
+//
+// What the source aborted is left out: the horizon of the new incarnation is
+// above all that began before it.
 type Image struct {
+	w    ImageWriter
 	spec ImageSpec
-	// source is the group's state that the checkpoint holds.
-	source       Meta
-	sourceConfig Config
-	schedule     Schedule
-	epochFloor   uint64
-	// ids of participants by name, in the new state; next is the next to give.
-	ids   map[string]uint32
-	names []string // in the order of their ids
-	next  uint32
+	// machine gives the log's chain.
+	machine  Machine
+	schedule Schedule
+	ids      map[string]uint32
+	// names are those of ids, in order of the ids, which begin at 1.
+	names []string
+	// dropped are ids whose data waits for Purge.
+	dropped []uint32
+	floor   uint64
+	nextID  uint32
+	// outcomes and lastDecided are the new meta's.
+	outcomes, lastDecided uint64
 }
 
-// ImageResult describes what was made.
+// ImageResult says what was made.
 type ImageResult struct {
+	// Digest over Sections: see ImageDigest.
 	Digest   [32]byte
 	Sections []command.Section
 	Meta     Meta
 }
 
 // NewImage begins an image.
-func NewImage(spec ImageSpec) *Image {
-	m := &Image{spec: spec, ids: make(map[string]uint32), next: 1}
-	for _, name := range spec.Participants {
-		m.id(name)
+func NewImage(w ImageWriter, spec ImageSpec) *Image {
+	im := &Image{w: w, spec: spec, ids: make(map[string]uint32), nextID: 1}
+	im.machine.meta.Incarnation = spec.SourceIncarnation
+	for _, p := range spec.Participants {
+		im.id(p)
 	}
-	return m
+	return im
 }
 
-// id gives a participant's id in the new state.
-func (m *Image) id(name string) uint32 {
-	id, ok := m.ids[name]
+// id gives the id that a participant's data is kept under.
+func (im *Image) id(participant string) uint32 {
+	id, ok := im.ids[participant]
 	if !ok {
-		id = m.next
-		m.next++
-		m.ids[name] = id
-		m.names = append(m.names, name)
+		id = im.nextID
+		im.nextID++
+		im.ids[participant] = id
+		im.names = append(im.names, participant)
 	}
 	return id
 }
 
-// Load takes the next record of a section into st.
-func (m *Image) Load(st State, section string, key, value []byte) error {
-	switch section {
-	case "meta":
-		return m.loadMeta(string(key), value)
-	case "outcomes":
+// Load takes a record of a checkpoint's section.
+func (im *Image) Load(section string, key, value []byte) error {
+	switch {
+	case section == sectionMeta:
+		return im.loadMeta(string(key), value)
+	case section == sectionOutcomes:
 		o, err := decodeOutcome(appendOutcomeKey(nil, string(key)), value)
 		if err != nil {
 			return err
 		}
-		m.putOutcome(st, &o)
+		if !o.Committed {
+			return nil
+		}
+		return im.record(&o)
+	case strings.HasPrefix(section, sectionParticipant):
+		k := appendDataKey(nil, im.id(strings.TrimPrefix(section, sectionParticipant)), string(key))
+		version, _, err := splitData(k, value)
+		if err != nil {
+			return err
+		}
+		if version == 0 || version > im.Loaded() {
+			return fmt.Errorf("load %s: key %q has version %d, and the cut is at %d", section, key, version, im.Loaded())
+		}
+		im.w.Set(k, bytes.Clone(value))
 		return nil
 	}
-	name, ok := strings.CutPrefix(section, sectionParticipant)
-	if !ok {
-		return fmt.Errorf("image: there is no section %q", section)
-	}
-	if _, _, err := splitData(key, value); err != nil {
-		return err
-	}
-	st.Set(appendDataKey(nil, m.id(name), string(key)), bytes.Clone(value))
-	return nil
+	return fmt.Errorf("a checkpoint has no section %q", section)
 }
 
-func (m *Image) loadMeta(name string, value []byte) (err error) {
-	participant, isActivation := strings.CutPrefix(name, "activation/")
+func (im *Image) loadMeta(name string, value []byte) (err error) {
 	switch {
-	case isActivation:
-		var a Activation
-		a, err = decodeActivation(appendActivationKey(nil, participant), value)
-		m.epochFloor = max(m.epochFloor, a.Epoch)
 	case name == "meta":
-		m.source, err = decodeMeta(value)
-	case name == "config":
-		m.sourceConfig, err = decodeConfig(value)
-		m.epochFloor = max(m.epochFloor, m.sourceConfig.EpochFloor)
+		im.machine.meta, err = decodeMeta(value)
 	case name == "schedule":
-		m.schedule, err = decodeSchedule(value)
+		im.schedule, err = decodeSchedule(value)
+	case name == "config":
+		var c Config
+		if c, err = decodeConfig(value); err == nil {
+			im.floor = max(im.floor, c.EpochFloor)
+		}
+	case strings.HasPrefix(name, metaActivation):
+		var a Activation
+		if a, err = decodeActivation(appendActivationKey(nil, strings.TrimPrefix(name, metaActivation)), value); err == nil {
+			im.floor = max(im.floor, a.Epoch)
+		}
 	default:
-		err = fmt.Errorf("image: the checkpoint has a record %q that this release does not know", name)
+		err = fmt.Errorf("the section meta has no record %q", name)
 	}
 	return err
 }
 
-// putOutcome writes an outcome, and lists its id at the index that decided it, so
-// that it is forgotten in its turn.
-func (m *Image) putOutcome(st State, o *Outcome) {
-	st.Set(appendOutcomeKey(nil, o.ID), appendOutcome(nil, o))
-	// A row per outcome: index and id make the key of what is merged by Finish. Rows
-	// of one index come in any order of ids, so each is a row of its own table.
-	st.Set(appendPendingKey(o.Index, o.ID), binary.AppendVarint(nil, o.TimeUnixNano))
-	m.source.Outcomes++
-}
+// Loaded is the position that the image stands at.
+func (im *Image) Loaded() uint64 { return im.machine.meta.Position }
 
-// tablePending is used while an image is made, and empty afterwards.
-const tablePending = 0x0f
+// Incarnation is the one that the entries to replay belong to.
+func (im *Image) Incarnation() uint64 { return im.machine.meta.Incarnation }
 
-func appendPendingKey(index uint64, id string) []byte {
-	return append(binary.BigEndian.AppendUint64([]byte{tablePending}, index), id...)
-}
+// LogHash is the chain of the log up to Loaded, to be held against the record of
+// a checkpoint at that position.
+func (im *Image) LogHash() [32]byte { return im.machine.meta.LogHash }
 
-// Position is that of the state so far.
-func (m *Image) Position() uint64 { return m.source.Position }
-
-// Replay applies the next log entry; encoded is the size of its encoding.
-func (m *Image) Replay(st State, e *command.Entry, encoded int) error {
-	if e.Position != m.source.Position+1 {
-		return fmt.Errorf("image: position %d does not follow %d", e.Position, m.source.Position)
+// record writes the outcome of a commit and lists it, so that it is forgotten in
+// its turn.
+func (im *Image) record(o *Outcome) error {
+	if o.Index >= im.spec.IndexBase {
+		return fmt.Errorf("the outcome of %q is of index %d, not below that of the incarnation, %d", o.ID, o.Index, im.spec.IndexBase)
 	}
-	for _, name := range e.Dropped {
-		if err := m.drop(st, name); err != nil {
+	meta := &im.machine.meta
+	key := appendOutcomeKey(nil, o.ID)
+	_, known, err := im.w.Get(key)
+	if err != nil {
+		return err
+	}
+	rowKey := appendDecidedKey(nil, o.Index)
+	v, found, err := im.w.Get(rowKey)
+	if err != nil {
+		return err
+	}
+	row := decided{Index: o.Index, TimeUnixNano: o.TimeUnixNano}
+	if found {
+		if row, err = decodeDecided(rowKey, v); err != nil {
 			return err
 		}
 	}
-	for i := range e.Changes {
-		m.change(st, &e.Changes[i], e.Position)
+	row.IDs = append(row.IDs, o.ID)
+	o.AbortedThrough = 0
+	im.w.Set(rowKey, appendDecided(nil, &row))
+	im.w.Set(key, appendOutcome(nil, o))
+	if !known {
+		im.outcomes++
 	}
-	if err := m.outcome(st, e); err != nil {
-		return err
+	im.lastDecided = max(im.lastDecided, o.Index)
+	meta.TimeUnixNano = max(meta.TimeUnixNano, o.TimeUnixNano)
+	return nil
+}
+
+// Replay takes the log entry of the next position, and the length of its encoding.
+func (im *Image) Replay(entry command.Entry, encodedLen int) error {
+	meta := &im.machine.meta
+	if entry.Position != meta.Position+1 {
+		return fmt.Errorf("replay position %d after %d: the log has a gap", entry.Position, meta.Position)
 	}
-	m.chain(e)
-	m.source.Position = e.Position
-	m.source.TimeUnixNano = max(m.source.TimeUnixNano, e.TimeUnixNano)
-	m.source.LastDecided = e.Index
-	if m.source.FeatureLevel >= 2 {
-		m.source.LogBytes += uint64(encoded)
+	hash, length := im.machine.chain(&entry)
+	if length != encodedLen {
+		return fmt.Errorf("replay position %d: the entry has %d bytes, not %d", entry.Position, length, encodedLen)
+	}
+	meta.LogHash, meta.Position = hash, entry.Position
+	im.schedule.LogBytes += uint64(length)
+	for _, name := range entry.Dropped {
+		if err := im.drop(name); err != nil {
+			return fmt.Errorf("replay position %d: %w", entry.Position, err)
+		}
+	}
+	for i := range entry.Changes {
+		c := &entry.Changes[i]
+		key := appendDataKey(nil, im.id(c.Participant), c.Key)
+		switch c.Kind {
+		case command.OpPut, command.OpAdd:
+			im.w.Set(key, appendData(nil, entry.Position, c.Value))
+		case command.OpDelete:
+			im.w.Delete(key)
+		case command.OpLog:
+			im.floor = max(im.floor, c.AppliedEpoch)
+		}
+	}
+	err := im.record(&Outcome{
+		ID:            entry.ID,
+		Committed:     true,
+		Receipt:       command.Receipt{Incarnation: meta.Incarnation, Position: entry.Position, Begun: entry.Begun},
+		RequestDigest: entry.RequestDigest,
+		Index:         entry.Index,
+		TimeUnixNano:  entry.TimeUnixNano,
+	})
+	if err != nil {
+		return fmt.Errorf("replay position %d: %w", entry.Position, err)
 	}
 	return nil
 }
 
-func (m *Image) chain(e *command.Entry) {
-	h := Machine{meta: m.source}
-	m.source.LogHash = h.chain(e)
+func (im *Image) hasData(id uint32) (has bool, err error) {
+	err = scanData(im.w, id, "", "", func(_, _ []byte) (bool, error) {
+		has = true
+		return false, nil
+	})
+	return has, err
 }
 
-func (m *Image) change(st State, c *command.Change, position uint64) {
-	key := appendDataKey(nil, m.id(c.Participant), c.Key)
-	switch c.Kind {
-	case command.OpPut, command.OpAdd:
-		st.Set(key, appendData(nil, position, c.Value))
-	case command.OpDelete:
-		st.Delete(key)
-	}
-}
-
-// drop deletes a participant's data: the group lost it there.
-func (m *Image) drop(st State, name string) error {
-	id, ok := m.ids[name]
+// drop gives a participant another id: the data under the old one, of any
+// amount, is left to Purge.
+func (im *Image) drop(name string) error {
+	id, ok := im.ids[name]
 	if !ok {
 		return nil
 	}
-	var keys [][]byte
-	if err := scanData(st, id, "", "", func(k, _ []byte) (bool, error) {
-		keys = append(keys, bytes.Clone(k))
-		return true, nil
-	}); err != nil {
+	has, err := im.hasData(id)
+	if err != nil || !has {
 		return err
 	}
-	for _, k := range keys {
-		st.Delete(k)
-	}
+	im.dropped = append(im.dropped, id)
+	im.ids[name] = im.nextID
+	im.nextID++
 	return nil
 }
 
-func (m *Image) outcome(st State, e *command.Entry) error {
-	key := appendOutcomeKey(nil, e.ID)
-	v, found, err := st.Get(key)
-	if err != nil {
-		return err
-	}
-	next := Outcome{
-		ID: e.ID, Committed: true, RequestDigest: e.RequestDigest, Index: e.Index, TimeUnixNano: e.TimeUnixNano,
-		Receipt: command.Receipt{ID: e.ID, Incarnation: m.source.Incarnation, Position: e.Position, Begun: e.Begun, TimeUnixNano: e.TimeUnixNano},
-	}
-	if found {
-		before, err := decodeOutcome(key, v)
-		if err != nil {
-			return err
-		}
-		next.AbortedThrough = before.AbortedThrough
-		st.Delete(appendPendingKey(before.Index, e.ID))
-		m.source.Outcomes--
-	}
-	m.putOutcome(st, &next)
-	return nil
-}
+// restoredEpochs is the distance of the activation epochs of two incarnations:
+// those that the source used after the position of the restore stay fenced too.
+const restoredEpochs = 1 << 20
 
-// rowIDs bounds the ids of a row: MoveHorizon forgets whole rows.
-const rowIDs = 512
-
-// Rows turns the outcomes so far into rows that the horizon moves along, at most
-// limit of them a call; call it until it reports that none is left.
-func (m *Image) Rows(st State, limit int) (more bool, err error) {
-	var done [][]byte
-	var rows []decided
-	err = st.Scan([]byte{tablePending}, tableEnd(tablePending), func(k, v []byte) (bool, error) {
-		if len(done) == limit {
-			more = true
-			return false, nil
-		}
-		index, id := binary.BigEndian.Uint64(k[1:]), string(k[9:])
-		at, _ := binary.Varint(v)
-		if n := len(rows); n == 0 || rows[n-1].Index != index {
-			rows = append(rows, decided{Index: index, TimeUnixNano: at})
-		}
-		last := &rows[len(rows)-1]
-		last.IDs = append(last.IDs, id)
-		done = append(done, bytes.Clone(k))
-		return true, nil
-	})
-	if err != nil {
-		return false, err
+// Finish writes the rest of the state, and says what was made.
+func (im *Image) Finish() (ImageResult, error) {
+	spec := &im.spec
+	var errs []error
+	listed := make(map[string]bool)
+	for _, p := range spec.Participants {
+		listed[p] = true
 	}
-	for i := range rows {
-		row := &rows[i]
-		// A row may have been begun by the call before.
-		key := appendDecidedKey(nil, row.Index)
-		v, found, err := st.Get(key)
-		if err != nil {
-			return false, err
-		}
-		if found {
-			before, err := decodeDecided(key, v)
-			if err != nil {
-				return false, err
-			}
-			row.IDs = append(before.IDs, row.IDs...)
-		}
-		st.Set(key, appendDecided(nil, row))
-	}
-	for _, k := range done {
-		st.Delete(k)
-	}
-	return more, nil
-}
-
-// Finish writes the records of the new incarnation, after the last Rows.
-func (m *Image) Finish(st State) (ImageResult, error) {
-	if m.source.ConfigVersion == 0 || m.sourceConfig.Version == 0 {
-		return ImageResult{}, errors.New("image: the checkpoint has no group in it")
-	}
-	config, err := m.config(st)
-	if err != nil {
-		return ImageResult{}, err
-	}
-	st.Set(configKey, appendConfig(nil, &config))
-	meta := m.source
-	meta.Incarnation = m.spec.Incarnation
-	meta.CoordinatorEpoch, meta.CoordinatorNode, meta.FirstIndexOfEpoch = 0, "", 0
-	meta.Horizon = m.spec.IndexBase + 1
-	meta.Sealed, meta.SealToken = false, ""
-	meta.Refusals = 0
-	meta.FeatureLevel = max(meta.FeatureLevel, 2)
-	if m.epochFloor > 0 {
-		for _, p := range config.Participants {
-			a := Activation{Participant: p.Name, Epoch: m.epochFloor, Index: m.spec.IndexBase, Position: meta.Position, TimeUnixNano: meta.TimeUnixNano}
-			st.Set(appendActivationKey(nil, p.Name), appendActivation(nil, &a))
-		}
-	}
-	schedule := Schedule{
-		NextNumber: max(m.schedule.NextNumber, m.spec.Checkpoint+1), SinceUnixNano: m.spec.TimeUnixNano,
-		LogFrom: meta.Position + 1,
-	}
-	st.Set(scheduleKey, appendSchedule(nil, &schedule))
-	_, sections, err := ImageDigest(st, config)
-	if err != nil {
-		return ImageResult{}, err
-	}
-	outcomes := command.NewSectionHash("outcomes")
-	if err := ScanSection(st, config, "outcomes", func(key, value []byte) (bool, error) {
-		outcomes.Add(key, value)
-		return true, nil
-	}); err != nil {
-		return ImageResult{}, err
-	}
-	sections = append([]command.Section{outcomes.Section()}, sections...)
-	digest := command.CheckpointDigest(sections)
-	origin := Origin{
-		Digest: digest, Group: m.spec.Group, Incarnation: m.source.Incarnation, Position: meta.Position,
-		Checkpoint: m.spec.Checkpoint, Token: m.spec.Token,
-	}
-	st.Set(originKey, appendOrigin(nil, &origin))
-	st.Set(metaKey, appendMeta(nil, &meta))
-	return ImageResult{Digest: digest, Sections: sections, Meta: meta}, nil
-}
-
-// config is the new definition. Participants that are not in it must not have
-// data.
-func (m *Image) config(st State) (Config, error) {
-	c := Config{
-		Version: m.sourceConfig.Version, Limits: m.spec.Limits.WithDefaults(), Definition: bytes.Clone(m.spec.Definition),
-		NextID: m.next, EpochFloor: m.epochFloor,
-	}
-	for _, name := range m.spec.Participants {
-		c.Participants = append(c.Participants, Participant{Name: name, ID: m.ids[name]})
-	}
-	var lost []string
-	for _, name := range m.names {
-		if slices.Contains(m.spec.Participants, name) {
+	for _, name := range im.names {
+		if listed[name] {
 			continue
 		}
-		id := m.ids[name]
-		has := false
-		if err := scanData(st, id, "", "", func(_, _ []byte) (bool, error) {
-			has = true
-			return false, nil
-		}); err != nil {
-			return c, err
+		has, err := im.hasData(im.ids[name])
+		if err != nil {
+			return ImageResult{}, err
 		}
 		if has {
-			lost = append(lost, name)
+			errs = append(errs, fmt.Errorf("participant %s has data and the definition does not list it", name))
 		}
 	}
-	if len(lost) > 0 {
-		return c, fmt.Errorf("image: %s had data then and is not in the definition", strings.Join(lost, ", "))
+	if len(errs) > 0 {
+		return ImageResult{}, errors.Join(errs...)
 	}
-	return c, nil
+	meta := &im.machine.meta
+	if spec.Incarnation <= meta.Incarnation {
+		return ImageResult{}, fmt.Errorf("incarnation %d does not come after that of the source, %d", spec.Incarnation, meta.Incarnation)
+	}
+	source := meta.Incarnation
+	*meta = Meta{
+		Incarnation:   spec.Incarnation,
+		Position:      meta.Position,
+		LogHash:       meta.LogHash,
+		Horizon:       spec.IndexBase + 1,
+		Outcomes:      im.outcomes,
+		LastDecided:   im.lastDecided,
+		TimeUnixNano:  max(meta.TimeUnixNano, spec.TimeUnixNano),
+		ConfigVersion: max(meta.ConfigVersion, 1),
+		FeatureLevel:  max(meta.FeatureLevel, 2),
+	}
+	cfg := im.config(meta)
+	im.w.Set(configKey, appendConfig(nil, &cfg))
+	im.w.Set(metaKey, appendMeta(nil, meta))
+	schedule := Schedule{NextNumber: max(im.schedule.NextNumber, 1), LogBytes: im.schedule.LogBytes, SinceUnixNano: meta.TimeUnixNano}
+	im.w.Set(scheduleKey, appendSchedule(nil, &schedule))
+	result := ImageResult{Meta: *meta}
+	var err error
+	if result.Digest, result.Sections, err = ImageDigest(im.w, cfg); err != nil {
+		return ImageResult{}, err
+	}
+	im.w.Set(originKey, appendOrigin(nil, &Origin{
+		Digest:      result.Digest,
+		Group:       spec.SourceGroup,
+		Incarnation: source,
+		Position:    meta.Position,
+		Checkpoint:  spec.SourceCheckpoint,
+		Token:       spec.Token,
+	}))
+	return result, nil
 }
 
-// ImageDigest hashes what a restore brings back: the participants' data, each a
-// section. Equal data at equal versions has equal digests, whatever incarnation
-// it is of.
-func ImageDigest(r Reader, cfg Config) (sum [32]byte, sections []command.Section, err error) {
-	for _, name := range SectionNames(cfg, nil) {
-		if !strings.HasPrefix(name, sectionParticipant) {
-			continue
-		}
-		h := command.NewSectionHash(name)
-		if err := ScanSection(r, cfg, name, func(key, value []byte) (bool, error) {
-			h.Add(key, value)
-			return true, nil
-		}); err != nil {
-			return sum, nil, err
-		}
-		sections = append(sections, h.Section())
+// config is the new definition; every participant's activation begins above all
+// that the source had.
+func (im *Image) config(meta *Meta) Config {
+	spec := &im.spec
+	cfg := Config{
+		Version:    meta.ConfigVersion,
+		Limits:     spec.Limits.WithDefaults(),
+		Definition: bytes.Clone(spec.Definition),
+		NextID:     im.nextID,
+		Dropped:    im.dropped,
+		EpochFloor: max(im.floor, (spec.Incarnation-1)*restoredEpochs),
 	}
-	return command.CheckpointDigest(sections), sections, nil
+	for _, name := range spec.Participants {
+		cfg.Participants = append(cfg.Participants, Participant{Name: name, ID: im.ids[name]})
+		im.w.Set(appendActivationKey(nil, name), appendActivation(nil, &Activation{
+			Epoch: cfg.EpochFloor, Index: spec.IndexBase, Position: meta.Position, TimeUnixNano: meta.TimeUnixNano,
+		}))
+	}
+	return cfg
 }

@@ -20,9 +20,8 @@ const (
 var firstKey = []byte{tableMeta}
 
 var (
-	metaKey   = []byte{tableMeta}
-	configKey = []byte{tableConfig}
-
+	metaKey     = []byte{tableMeta}
+	configKey   = []byte{tableConfig}
 	scheduleKey = []byte{tableSchedule}
 	originKey   = []byte{tableOrigin}
 )
@@ -31,16 +30,16 @@ func appendActivationKey(dst []byte, participant string) []byte {
 	return append(append(dst, tableActivation), participant...)
 }
 
-func appendCheckpointKey(dst []byte, number uint64) []byte {
-	return binary.BigEndian.AppendUint64(append(dst, tableCheckpoint), number)
-}
-
 func appendOutcomeKey(dst []byte, id string) []byte {
 	return append(append(dst, tableOutcome), id...)
 }
 
 func appendDecidedKey(dst []byte, index uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, tableDecided), index)
+}
+
+func appendCheckpointKey(dst []byte, number uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, tableCheckpoint), number)
 }
 
 func appendDataKey(dst []byte, participant uint32, key string) []byte {

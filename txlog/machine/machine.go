@@ -17,8 +17,9 @@ type Machine struct {
 	loaded       bool
 	meta         Meta
 	config       Config
-	participants map[string]*participant
 	schedule     Schedule
+	participants map[string]*participant
+
 	// cut is the checkpoint that the last entry recorded.
 	cut *Checkpoint
 
@@ -43,7 +44,7 @@ func New() *Machine { return &Machine{} }
 // Reload reads the machine's caches from the state: after opening it, after
 // installing a snapshot, and after discarding what an Apply did.
 func (m *Machine) Reload(r Reader) error {
-	m.loaded = false
+	m.loaded, m.cut = false, nil
 	var err error
 	if m.meta, err = ReadMeta(r); err != nil {
 		return fmt.Errorf("load the state machine: %w", err)
@@ -51,11 +52,11 @@ func (m *Machine) Reload(r Reader) error {
 	if m.config, err = ReadConfig(r); err != nil {
 		return fmt.Errorf("load the state machine: %w", err)
 	}
-	activations, err := ReadActivations(r)
-	if err != nil {
+	if m.schedule, err = ReadSchedule(r); err != nil {
 		return fmt.Errorf("load the state machine: %w", err)
 	}
-	if m.schedule, err = ReadSchedule(r); err != nil {
+	activations, err := ReadActivations(r)
+	if err != nil {
 		return fmt.Errorf("load the state machine: %w", err)
 	}
 	m.participants = make(map[string]*participant, len(m.config.Participants))
@@ -83,9 +84,8 @@ func (m *Machine) Apply(st State, index uint64, data []byte) ([]command.Result, 
 		}
 	}
 	// Until the end, the caches may be ahead of what the caller keeps.
-	m.loaded = false
-	m.cut = nil
-	run := &entryRun{m: m, st: st, index: index, used: EntryOverhead(), before: m.meta}
+	m.loaded, m.cut = false, nil
+	run := &entryRun{m: m, st: st, index: index, used: entryOverhead(m.meta.FeatureLevel), before: m.meta}
 	run.bound = EntryBound(m.config.Limits)
 	results, err := run.batch(data)
 	if err != nil {
@@ -100,8 +100,8 @@ type entryRun struct {
 	m     *Machine
 	st    State
 	index uint64
-	// epoch and now are the batch's coordinator epoch and its clamped time; clock is
-	// the time as it was proposed.
+	// epoch and now are the batch's coordinator epoch and its clamped time, clock the
+	// time as it was proposed.
 	epoch  uint64
 	now    int64
 	clock  int64
@@ -112,8 +112,10 @@ type entryRun struct {
 	changes []command.Change
 	entries []command.Entry
 	decided []string
-	// alone: the batch holds one command. scheduled: the schedule has changed.
-	alone, scheduled bool
+	// alone: the entry has one command.
+	alone bool
+	// scheduleChanged: the schedule is to be written.
+	scheduleChanged bool
 }
 
 func (e *entryRun) batch(data []byte) ([]command.Result, error) {
@@ -143,7 +145,7 @@ func (e *entryRun) batch(data []byte) ([]command.Result, error) {
 		e.st.Set(appendDecidedKey(nil, e.index), appendDecided(nil, &row))
 		m.meta.LastDecided = e.index
 	}
-	if e.scheduled {
+	if e.scheduleChanged {
 		e.st.Set(scheduleKey, appendSchedule(nil, &m.schedule))
 	}
 	e.writeMeta()
@@ -179,10 +181,17 @@ func (e *entryRun) command(c command.Command) (command.Result, error) {
 		e.m.meta.Refusals++
 		return refused(command.ReasonMalformed, "a command of kind %d is not known to this release", c.Kind), nil
 	}
+	if ofLevel2(c) && e.m.meta.FeatureLevel < 2 {
+		// Counted as releases do that do not know them.
+		e.m.meta.Refusals++
+		return refused(command.ReasonUnsupported, "the group's feature level is below 2"), nil
+	}
 	if r, stale := e.staleEpoch(); stale {
 		return r, nil
 	}
 	switch c := c.(type) {
+	case *command.FeatureLevel:
+		return e.raiseLevel(c), nil
 	case *command.Activate:
 		return e.activate(c), nil
 	case *command.Configure:
@@ -192,10 +201,7 @@ func (e *entryRun) command(c command.Command) (command.Result, error) {
 	case *command.Purge:
 		return e.purge()
 	}
-	if r, handled, err := e.checkpointCommand(c); handled || err != nil {
-		return r, err
-	}
-	panic(fmt.Sprintf("machine: the decoder gave a command of type %T", c))
+	return e.checkpointCommand(c)
 }
 
 func (e *entryRun) writeMeta() {
@@ -259,18 +265,16 @@ func cut(s string) string {
 	return s[:n]
 }
 
-// chain is the log hash after an entry.
-func (m *Machine) chain(entry *command.Entry) [32]byte {
+// chain is the log hash after an entry, and the length of the entry's encoding.
+func (m *Machine) chain(entry *command.Entry) (sum [32]byte, length int) {
 	m.recordBuf = append(m.recordBuf[:0], m.meta.LogHash[:]...)
 	m.recordBuf = command.AppendEntry(m.recordBuf, entry)
-	sum := sha256.Sum256(m.recordBuf)
-	if m.meta.FeatureLevel >= 2 {
-		m.meta.LogBytes += uint64(len(m.recordBuf) - len(m.meta.LogHash))
-	}
+	length = len(m.recordBuf) - len(m.meta.LogHash)
+	sum = sha256.Sum256(m.recordBuf)
 	if cap(m.recordBuf) > keptBufferBytes {
 		m.recordBuf = nil
 	}
-	return sum
+	return sum, length
 }
 
 // keptBufferBytes bounds the scratch memory kept after a large transaction.

@@ -10,8 +10,9 @@ import (
 // recordVersion is the first byte of every record but data.
 const recordVersion = 1
 
-// metaVersion2 has what feature level 2 brings.
-const metaVersion2 = 2
+// metaVersionLevel is the version of meta with a feature level and the seal. It
+// is written if one of them is set, so that below level 2 every release reads it.
+const metaVersionLevel = 2
 
 // Meta is what the machine keeps about the group as a whole: one record, written
 // at most once per entry.
@@ -41,13 +42,11 @@ type Meta struct {
 	ConfigVersion uint64
 	// Refusals counts the undecodable batches and unknown commands so far.
 	Refusals uint64
-	// FeatureLevel is what the group's members have agreed to support; 0 is 1.
+	// FeatureLevel of the group; 0 and 1 are the same.
 	FeatureLevel uint64
-	// Sealed: nothing commits any more, for the sake of the restore SealToken.
+	// Sealed: no transaction commits any more, for the restore SealToken.
 	Sealed    bool
 	SealToken string
-	// LogBytes is the size of all log entries since level 2, as they are encoded.
-	LogBytes uint64
 }
 
 // ReadMeta reads the meta record; before the first entry it is zero.
@@ -61,8 +60,8 @@ func ReadMeta(r Reader) (Meta, error) {
 
 func appendMeta(dst []byte, m *Meta) []byte {
 	version := byte(recordVersion)
-	if m.FeatureLevel >= 2 {
-		version = metaVersion2
+	if m.FeatureLevel >= 2 || m.Sealed || m.SealToken != "" {
+		version = metaVersionLevel
 	}
 	dst = append(dst, version)
 	dst = binary.AppendUvarint(dst, m.Incarnation)
@@ -77,21 +76,16 @@ func appendMeta(dst []byte, m *Meta) []byte {
 	dst = binary.AppendVarint(dst, m.TimeUnixNano)
 	dst = binary.AppendUvarint(dst, m.ConfigVersion)
 	dst = binary.AppendUvarint(dst, m.Refusals)
-	if version == metaVersion2 {
-		dst = binary.AppendUvarint(dst, m.FeatureLevel)
-		dst = wire.AppendBool(dst, m.Sealed)
-		dst = wire.AppendString(dst, m.SealToken)
-		dst = binary.AppendUvarint(dst, m.LogBytes)
+	if version < metaVersionLevel {
+		return dst
 	}
-	return dst
+	dst = binary.AppendUvarint(dst, m.FeatureLevel)
+	dst = wire.AppendBool(dst, m.Sealed)
+	return wire.AppendString(dst, m.SealToken)
 }
 
 func decodeMeta(v []byte) (Meta, error) {
-	r := wire.NewReader(v)
-	version := r.Byte()
-	if version != recordVersion && version != metaVersion2 {
-		r.Fail(fmt.Sprintf("version %d is not known here, only %d and %d", version, recordVersion, metaVersion2))
-	}
+	r, version := openRecordUpTo(v, metaVersionLevel)
 	var m Meta
 	m.Incarnation = r.Uvarint()
 	m.Position = r.Uvarint()
@@ -105,11 +99,10 @@ func decodeMeta(v []byte) (Meta, error) {
 	m.TimeUnixNano = r.Varint()
 	m.ConfigVersion = r.Uvarint()
 	m.Refusals = r.Uvarint()
-	if version == metaVersion2 {
+	if version >= metaVersionLevel {
 		m.FeatureLevel = r.Uvarint()
 		m.Sealed = r.Bool()
 		m.SealToken = r.String()
-		m.LogBytes = r.Uvarint()
 	}
 	if err := r.Finish(); err != nil {
 		return Meta{}, &CorruptError{Key: metaKey, Err: err}
@@ -119,9 +112,16 @@ func decodeMeta(v []byte) (Meta, error) {
 
 // openRecord reads a record's version.
 func openRecord(v []byte) wire.Reader {
-	r := wire.NewReader(v)
-	if b := r.Byte(); b != recordVersion {
-		r.Fail(fmt.Sprintf("version %d is not known here, only %d", b, recordVersion))
-	}
+	r, _ := openRecordUpTo(v, recordVersion)
 	return r
+}
+
+// openRecordUpTo reads the version of a record that has several.
+func openRecordUpTo(v []byte, newest byte) (wire.Reader, byte) {
+	r := wire.NewReader(v)
+	version := r.Byte()
+	if version < recordVersion || version > newest {
+		r.Fail(fmt.Sprintf("version %d is not known here, only up to %d", version, newest))
+	}
+	return r, version
 }

@@ -50,6 +50,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		return "ok"
 	case "meta":
 		return s.meta()
+	case "checkpoints":
+		return s.checkpoints()
 	case "config":
 		return s.config()
 	case "activations":
@@ -142,6 +144,7 @@ var reasons = map[string]command.Reason{
 	"too_large": command.ReasonTooLarge, "unknown_participant": command.ReasonUnknownParticipant,
 	"stale_epoch": command.ReasonStaleEpoch, "stale_version": command.ReasonStaleVersion,
 	"has_data": command.ReasonHasData, "malformed": command.ReasonMalformed, "unconfigured": command.ReasonUnconfigured,
+	"sealed": command.ReasonSealed, "unsupported": command.ReasonUnsupported, "needed": command.ReasonNeeded,
 }
 
 func reasonName(r command.Reason) string {
@@ -199,6 +202,8 @@ func (s *script) command(f []string) (command.Command, string) {
 		return &command.MoveHorizon{To: s.number(word(0))}, "move-horizon"
 	case "purge":
 		return &command.Purge{}, "purge"
+	case "level", "request", "checkpoint", "abandon", "pause", "report", "retain", "unseal":
+		return s.checkpointCommand(f[0], a), strings.Join(f[:min(2, len(f))], " ")
 	case "unknown": // unknown KIND
 		return &command.Unknown{Kind: command.Kind(s.number(word(0)))}, "unknown"
 	}
@@ -292,6 +297,9 @@ func (s *script) apply(index uint64, data []byte, names []string) string {
 	}
 	for _, e := range entries {
 		fmt.Fprintf(&out, "  log %d: %s@%d", e.Position, short(e.ID), e.Begun)
+		if len(e.Dropped) > 0 {
+			fmt.Fprintf(&out, " dropped %v", e.Dropped)
+		}
 		for _, c := range e.Changes {
 			fmt.Fprintf(&out, " | %s", change(c))
 		}
@@ -315,6 +323,9 @@ func describe(r command.Result) string {
 	}
 	if r.Epoch != 0 {
 		fmt.Fprintf(&b, " epoch %d", r.Epoch)
+	}
+	if r.Number != 0 {
+		fmt.Fprintf(&b, " number %d", r.Number)
 	}
 	if r.Remaining {
 		b.WriteString(" remaining")

@@ -27,12 +27,16 @@ const (
 	counterBytes = 20
 	// activationBytes bounds an activation's key and record.
 	activationBytes = 2*command.MaxNameBytes + command.MaxIDBytes + 64 + writeOverhead
-	// requestBytes bounds a request for a checkpoint, scheduleBytes the schedule,
-	// checkpointBytes a checkpoint's record.
-	requestBytes    = command.MaxIDBytes + (command.MaxParticipants+1)*(command.MaxNameBytes+1) + 32
-	scheduleBytes   = 256 + command.MaxRequests*requestBytes + maxDropped*(command.MaxNameBytes+1) + writeOverhead
-	checkpointBytes = 512 + requestBytes + 2*command.MaxDetailBytes + command.MaxCopies*(command.MaxNameBytes*2+command.MaxDetailBytes+96) +
-		command.MaxSections*(12+command.MaxNameBytes+64) + writeOverhead
+	// checkpointBytes bounds the key and record of a checkpoint: its names, its
+	// copies with their details, and its sections.
+	checkpointBytes = 64<<10 + dropSize64
+	// dropSize64 is what deleting a checkpoint's record costs.
+	dropSize64 = 9 + writeOverhead
+	// originBytes bounds the record of the origin.
+	originBytes = command.MaxNameBytes + command.MaxIDBytes + 128 + writeOverhead
+	// scheduleBytes bounds the schedule: the pending requests and the names of
+	// dropped participants.
+	scheduleBytes = maxPendingBytes + command.MaxParticipants*(command.MaxNameBytes+1) + 128 + writeOverhead
 	// reservedBytes and reservedKeys are room beside the largest transaction. It
 	// holds whatever the limits are: the largest definition, or forgetting the
 	// largest entry, and the records written once per entry.
@@ -54,8 +58,25 @@ func EntryBound(l command.Limits) Size {
 	}
 }
 
-// EntryOverhead is what every entry counts for before its first command.
-func EntryOverhead() Size { return Size{Bytes: entryRecordBytes, Keys: entryRecords} }
+var (
+	// checkpointOverhead is what every entry counts for besides, from feature level
+	// 2 on.
+	checkpointOverhead = Size{Bytes: scheduleBytes + command.MaxIDBytes + 16, Keys: 1}
+	dropSize           = Size{Bytes: dropSize64, Keys: 1}
+)
+
+// EntryOverhead is what every entry counts for before its first command, at most.
+func EntryOverhead() Size { return entryOverhead(command.MaxFeatureLevel) }
+
+// entryOverhead is that of a feature level: replicas of releases that know no
+// other refuse alike.
+func entryOverhead(level uint64) Size {
+	s := Size{Bytes: entryRecordBytes, Keys: entryRecords}
+	if level >= 2 {
+		s = s.Add(checkpointOverhead)
+	}
+	return s
+}
 
 // Add gives the sum of two sizes.
 func (s Size) Add(t Size) Size { return Size{s.Bytes + t.Bytes, s.Keys + t.Keys} }
@@ -64,7 +85,8 @@ func (s Size) Add(t Size) Size { return Size{s.Bytes + t.Bytes, s.Keys + t.Keys}
 func (s Size) Within(bound Size) bool { return s.Bytes <= bound.Bytes && s.Keys <= bound.Keys }
 
 // CommandSize is what a command counts for in an entry's bound. MoveHorizon and
-// Purge count for what they find and do as much as fits.
+// Purge count for what they find and do as much as fits; a ReportCopy counts
+// besides for the older checkpoints that it ends.
 func CommandSize(c command.Command) Size {
 	switch c := c.(type) {
 	case *command.Decide:
@@ -83,18 +105,18 @@ func CommandSize(c command.Command) Size {
 			Bytes: uint64(len(c.Definition)) + n*(command.MaxNameBytes+16+activationBytes) + 1024,
 			Keys:  n + 1,
 		}
-	case *command.RequestCheckpoint:
-		return Size{Bytes: scheduleBytes, Keys: 1}
-	case *command.Checkpoint, *command.AbandonCheckpoint, *command.NotePause:
-		return Size{Bytes: scheduleBytes + 2*checkpointBytes, Keys: 3}
-	case *command.ReportCopy:
-		// Its own record; and older ones that fail by it, of which retention leaves
-		// few: those beyond do not fit, and the command comes again alone.
-		return Size{Bytes: 8 * checkpointBytes, Keys: 8 + maxUnfinished}
+	case *command.Checkpoint, *command.AbandonCheckpoint:
+		return Size{Bytes: checkpointBytes + dropSize64, Keys: 2}
+	case *command.NotePause, *command.ReportCopy:
+		return Size{Bytes: checkpointBytes, Keys: 1}
 	case *command.Retain:
-		return Size{Bytes: scheduleBytes + uint64(len(c.Drop))*(16+writeOverhead), Keys: 1 + uint64(len(c.Drop))}
+		return Size{Bytes: uint64(len(c.Drop)) * dropSize64, Keys: uint64(len(c.Drop))}
 	case *command.Begin:
-		return Size{Bytes: scheduleBytes + uint64(len(c.Carried))*checkpointBytes + 1024, Keys: 2 + uint64(len(c.Carried))}
+		s := Size{Bytes: originBytes, Keys: 1}
+		for _, record := range c.Carried {
+			s = s.Add(Size{Bytes: uint64(len(record)) + dropSize64, Keys: 1})
+		}
+		return s
 	}
 	return Size{}
 }

@@ -8,22 +8,22 @@ import (
 	"github.com/cohort-tx/cohort/txlog/command/wire"
 )
 
-// ReadCheckpoint reads the record of an attempt by its number.
+// ReadCheckpoint reads the record of a checkpoint.
 func ReadCheckpoint(r Reader, number uint64) (Checkpoint, bool, error) {
 	key := appendCheckpointKey(nil, number)
 	v, found, err := r.Get(key)
 	if err != nil || !found {
 		return Checkpoint{}, false, err
 	}
-	c, err := decodeCheckpoint(key, v)
+	c, err := readCheckpointRecord(key, v)
 	return c, err == nil, err
 }
 
-// ReadCheckpoints reads all attempts that are recorded, by number.
+// ReadCheckpoints reads the records of all checkpoints by number.
 func ReadCheckpoints(r Reader) ([]Checkpoint, error) {
 	var all []Checkpoint
 	err := r.Scan([]byte{tableCheckpoint}, tableEnd(tableCheckpoint), func(k, v []byte) (bool, error) {
-		c, err := decodeCheckpoint(k, v)
+		c, err := readCheckpointRecord(k, v)
 		all = append(all, c)
 		return true, err
 	})
@@ -33,23 +33,28 @@ func ReadCheckpoints(r Reader) ([]Checkpoint, error) {
 	return all, nil
 }
 
-// ReadSchedule reads what is kept about checkpoints as a whole; before feature
+func readCheckpointRecord(key, v []byte) (Checkpoint, error) {
+	c, err := DecodeCheckpoint(v)
+	if err == nil && !bytes.Equal(key, appendCheckpointKey(nil, c.Number)) {
+		err = errWrongKey
+	}
+	if err != nil {
+		return Checkpoint{}, &CorruptError{Key: bytes.Clone(key), Err: err}
+	}
+	return c, nil
+}
+
+// ReadSchedule reads what is kept about checkpoints as a whole; below feature
 // level 2 it is zero.
 func ReadSchedule(r Reader) (Schedule, error) {
 	v, found, err := r.Get(scheduleKey)
 	if err != nil || !found {
 		return Schedule{}, err
 	}
-	s, err := decodeSchedule(v)
-	if err != nil {
-		return Schedule{}, err
-	}
-	meta, err := ReadMeta(r)
-	s.LogBytes = meta.LogBytes
-	return s, err
+	return decodeSchedule(v)
 }
 
-// ReadOrigin reads what the incarnation was made from; the first one has none.
+// ReadOrigin reads what the incarnation was made from.
 func ReadOrigin(r Reader) (Origin, bool, error) {
 	v, found, err := r.Get(originKey)
 	if err != nil || !found {
@@ -59,7 +64,24 @@ func ReadOrigin(r Reader) (Origin, bool, error) {
 	return o, err == nil, err
 }
 
-// AppendCheckpoint appends the encoding of a record; DecodeCheckpoint reads it.
+func appendNames(dst []byte, names []string) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(names)))
+	for _, n := range names {
+		dst = wire.AppendString(dst, n)
+	}
+	return dst
+}
+
+func readNames(r *wire.Reader) []string {
+	var names []string
+	for range r.Count(1) {
+		names = append(names, r.String())
+	}
+	return names
+}
+
+// AppendCheckpoint appends the record of a checkpoint, as it is stored and as
+// Begin carries it.
 func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	dst = append(dst, recordVersion)
 	dst = binary.AppendUvarint(dst, c.Number)
@@ -72,11 +94,19 @@ func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	dst = binary.AppendVarint(dst, c.TimeUnixNano)
 	dst = binary.AppendUvarint(dst, c.WaitNanos)
 	dst = binary.AppendUvarint(dst, c.PauseNanos)
-	dst = command.AppendStrings(dst, c.Members)
+	dst = appendNames(dst, c.Members)
 	dst = binary.AppendUvarint(dst, c.MinCopies)
 	dst = binary.AppendUvarint(dst, uint64(len(c.Copies)))
 	for i := range c.Copies {
-		dst = appendCopy(dst, &c.Copies[i])
+		p := &c.Copies[i]
+		dst = wire.AppendString(dst, p.Node)
+		dst = append(dst, byte(p.State))
+		dst = append(dst, p.Digest[:]...)
+		dst = binary.AppendUvarint(dst, p.Bytes)
+		dst = binary.AppendUvarint(dst, p.WriteNanos)
+		dst = binary.AppendVarint(dst, p.TimeUnixNano)
+		dst = wire.AppendString(dst, p.Detail)
+		dst = binary.AppendUvarint(dst, p.Rebuilt)
 	}
 	dst = append(dst, c.Digest[:]...)
 	dst = command.AppendSections(dst, c.Sections)
@@ -86,25 +116,13 @@ func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	return wire.AppendString(dst, c.Participant)
 }
 
-func appendCopy(dst []byte, c *Copy) []byte {
-	dst = wire.AppendString(dst, c.Node)
-	dst = append(dst, byte(c.State))
-	dst = append(dst, c.Digest[:]...)
-	dst = binary.AppendUvarint(dst, c.Bytes)
-	dst = binary.AppendUvarint(dst, c.WriteNanos)
-	dst = binary.AppendVarint(dst, c.TimeUnixNano)
-	dst = wire.AppendString(dst, c.Detail)
-	return binary.AppendUvarint(dst, c.Rebuilt)
-}
-
-// DecodeCheckpoint reads what AppendCheckpoint wrote.
-func DecodeCheckpoint(v []byte) (Checkpoint, error) { return decodeCheckpoint(nil, v) }
-
-func decodeCheckpoint(key, v []byte) (Checkpoint, error) {
+// DecodeCheckpoint decodes what AppendCheckpoint wrote. Nothing of it aliases v.
+func DecodeCheckpoint(v []byte) (Checkpoint, error) {
 	r := openRecord(v)
-	var c Checkpoint
-	c.Number = r.Uvarint()
-	c.State = CheckpointState(r.Byte())
+	c := Checkpoint{Number: r.Uvarint(), State: CheckpointState(r.Byte())}
+	if c.State < CheckpointWriting || c.State > CheckpointFailed {
+		r.Fail("a checkpoint has an unknown state")
+	}
 	c.Request = command.ReadCheckpointRequest(&r)
 	c.Incarnation = r.Uvarint()
 	c.Index = r.Uvarint()
@@ -113,13 +131,17 @@ func decodeCheckpoint(key, v []byte) (Checkpoint, error) {
 	c.TimeUnixNano = r.Varint()
 	c.WaitNanos = r.Uvarint()
 	c.PauseNanos = r.Uvarint()
-	c.Members = command.ReadStrings(&r)
+	c.Members = readNames(&r)
 	c.MinCopies = r.Uvarint()
-	for range r.Count(32) {
-		c.Copies = append(c.Copies, readCopy(&r))
-		if r.Err() != nil {
-			break
-		}
+	for range r.Count(39) {
+		p := Copy{Node: r.String(), State: command.CopyState(r.Byte())}
+		copy(p.Digest[:], r.Fixed(len(p.Digest)))
+		p.Bytes = r.Uvarint()
+		p.WriteNanos = r.Uvarint()
+		p.TimeUnixNano = r.Varint()
+		p.Detail = r.String()
+		p.Rebuilt = r.Uvarint()
+		c.Copies = append(c.Copies, p)
 	}
 	copy(c.Digest[:], r.Fixed(len(c.Digest)))
 	c.Sections = command.ReadSections(&r)
@@ -128,25 +150,15 @@ func decodeCheckpoint(key, v []byte) (Checkpoint, error) {
 	c.Transaction = r.String()
 	c.Participant = r.String()
 	if err := r.Finish(); err != nil {
-		return Checkpoint{}, &CorruptError{Key: bytes.Clone(key), Err: err}
+		return Checkpoint{}, err
 	}
 	return c, nil
-}
-
-func readCopy(r *wire.Reader) Copy {
-	c := Copy{Node: r.String(), State: command.CopyState(r.Byte())}
-	copy(c.Digest[:], r.Fixed(len(c.Digest)))
-	c.Bytes = r.Uvarint()
-	c.WriteNanos = r.Uvarint()
-	c.TimeUnixNano = r.Varint()
-	c.Detail = r.String()
-	c.Rebuilt = r.Uvarint()
-	return c
 }
 
 func appendSchedule(dst []byte, s *Schedule) []byte {
 	dst = append(dst, recordVersion)
 	dst = binary.AppendUvarint(dst, s.NextNumber)
+	dst = binary.AppendUvarint(dst, s.LogBytes)
 	dst = binary.AppendVarint(dst, s.SinceUnixNano)
 	dst = binary.AppendUvarint(dst, s.CutNumber)
 	dst = binary.AppendVarint(dst, s.CutUnixNano)
@@ -158,27 +170,26 @@ func appendSchedule(dst []byte, s *Schedule) []byte {
 		dst = command.AppendCheckpointRequest(dst, &s.Pending[i])
 	}
 	dst = binary.AppendUvarint(dst, s.LogFrom)
-	return command.AppendStrings(dst, s.Dropped)
+	return appendNames(dst, s.Dropped)
 }
 
 func decodeSchedule(v []byte) (Schedule, error) {
 	r := openRecord(v)
-	var s Schedule
-	s.NextNumber = r.Uvarint()
-	s.SinceUnixNano = r.Varint()
-	s.CutNumber = r.Uvarint()
-	s.CutUnixNano = r.Varint()
-	s.CutPosition = r.Uvarint()
-	s.CutLogBytes = r.Uvarint()
-	s.AttemptUnixNano = r.Varint()
+	s := Schedule{
+		NextNumber:      r.Uvarint(),
+		LogBytes:        r.Uvarint(),
+		SinceUnixNano:   r.Varint(),
+		CutNumber:       r.Uvarint(),
+		CutUnixNano:     r.Varint(),
+		CutPosition:     r.Uvarint(),
+		CutLogBytes:     r.Uvarint(),
+		AttemptUnixNano: r.Varint(),
+	}
 	for range r.Count(5) {
 		s.Pending = append(s.Pending, command.ReadCheckpointRequest(&r))
-		if r.Err() != nil {
-			break
-		}
 	}
 	s.LogFrom = r.Uvarint()
-	s.Dropped = command.ReadStrings(&r)
+	s.Dropped = readNames(&r)
 	if err := r.Finish(); err != nil {
 		return Schedule{}, &CorruptError{Key: scheduleKey, Err: err}
 	}
