@@ -116,11 +116,12 @@ func checkFree(file string, force bool) error {
 }
 
 func createPartial(partial string, force bool) (*os.File, error) {
-	flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	if force {
-		flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+		if err := os.Remove(partial); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("export: %w", err)
+		}
 	}
-	out, err := os.OpenFile(partial, flags, exportMode)
+	out, err := os.OpenFile(partial, os.O_WRONLY|os.O_CREATE|os.O_EXCL, exportMode)
 	if errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("%s exists: another export writes it, or was killed; remove it then, or give --force", partial)
 	}
