@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
@@ -21,11 +23,24 @@ const maxAnswerBytes = 64 << 20
 // retryElections makes requests that only look or declare wait out an election,
 // which takes about a second: what these services answer UNAVAILABLE to was not
 // begun.
+// A request for a checkpoint carries a token, so that it may be sent again even
+// when nobody knows what became of it.
 const retryElections = `{"methodConfig":[{
 	"name":[{"service":"cohort.v1.Cluster"},{"service":"cohort.v1.Log"},
 		{"service":"cohort.v1.Transactions","method":"Outcome"},{"service":"cohort.v1.Transactions","method":"ListTransactions"},
-		{"service":"cohort.v1.Transactions","method":"BeginRead"}],
-	"retryPolicy":{"maxAttempts":5,"initialBackoff":"0.2s","maxBackoff":"1s","backoffMultiplier":2,"retryableStatusCodes":["UNAVAILABLE"]}}]}`
+		{"service":"cohort.v1.Transactions","method":"BeginRead"},
+		{"service":"cohort.v1.Checkpoints","method":"ListCheckpoints"},{"service":"cohort.v1.Checkpoints","method":"VerifyCheckpoint"},
+		{"service":"cohort.v1.Checkpoints","method":"ExportCheckpoint"}],
+	"retryPolicy":{"maxAttempts":5,"initialBackoff":"0.2s","maxBackoff":"1s","backoffMultiplier":2,"retryableStatusCodes":["UNAVAILABLE"]}},{
+	"name":[{"service":"cohort.v1.Checkpoints","method":"CreateCheckpoint"}],
+	"retryPolicy":{"maxAttempts":5,"initialBackoff":"0.2s","maxBackoff":"1s","backoffMultiplier":2,"retryableStatusCodes":["UNAVAILABLE","UNKNOWN"]}}]}`
+
+// keepaliveEvery and keepaliveTimeout find a node that hangs while something
+// long, which no --timeout bounds, waits for it.
+const (
+	keepaliveEvery   = 10 * time.Second
+	keepaliveTimeout = 5 * time.Second
+)
 
 // connect makes a connection that uses the first address that answers.
 func (e *environment) connect() (*grpc.ClientConn, error) {
@@ -43,6 +58,7 @@ func (e *environment) connect() (*grpc.ClientConn, error) {
 		grpc.WithResolvers(nodes),
 		grpc.WithTransportCredentials(protection),
 		grpc.WithDefaultServiceConfig(retryElections),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveEvery, Timeout: keepaliveTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswerBytes)),
 	)
 	if err != nil {

@@ -37,6 +37,9 @@ func explain(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Sprintf("no answer in time: %v; give more with --timeout, or ask 'cohort status'", err)
 	}
+	if errors.Is(err, context.Canceled) {
+		return "interrupted"
+	}
 	return err.Error()
 }
 
@@ -48,11 +51,16 @@ func grpcStatus(err error) (*status.Status, bool) {
 	return carrier.GRPCStatus(), true
 }
 
+// nobodyAnswered tells that the request did not reach a node.
+func nobodyAnswered(s *status.Status) bool {
+	return s.Code() == codes.Unavailable && (strings.Contains(s.Message(), "connection error") || strings.Contains(s.Message(), "dial tcp"))
+}
+
 func explainStatus(s *status.Status) string {
 	message := s.Message()
 	switch s.Code() {
 	case codes.Unavailable:
-		if strings.Contains(message, "connection error") || strings.Contains(message, "dial tcp") {
+		if nobodyAnswered(s) {
 			return fmt.Sprintf("no node answered: %s; start one with 'cohort dev' or 'cohort serve', or give its address with --addr or COHORT_ADDR", message)
 		}
 		return fmt.Sprintf("%s; try again in a moment, 'cohort status' tells more", message)

@@ -6,10 +6,10 @@ import (
 
 func newGet(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "get nodes|groups|participants|transactions [NAME]",
+		Use:   "get nodes|groups|participants|checkpoints|transactions [NAME]",
 		Short: "List what the cluster holds",
 	}
-	cmd.AddCommand(newGetNodes(env), newGetGroups(env), newGetParticipants(env), newGetTransactions(env))
+	cmd.AddCommand(newGetNodes(env), newGetGroups(env), newGetParticipants(env), newGetCheckpoints(env), newGetTransactions(env))
 	requireSubcommand(cmd)
 	return cmd
 }

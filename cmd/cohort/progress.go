@@ -26,6 +26,17 @@ type progress struct {
 	next time.Time
 	// told is how many of the lines were written.
 	told int
+	// name is that of the phase that was shown last, and drawn whether there is a
+	// line to end.
+	name  string
+	drawn bool
+}
+
+// phases is a progress that tells of itself on standard error.
+func (e *environment) phases() *progress {
+	return newProgress(e, func(format string, args ...any) {
+		fmt.Fprintf(e.stderr, format+"\n", args...)
+	})
 }
 
 func newProgress(env *environment, say func(string, ...any)) *progress {
@@ -42,14 +53,56 @@ func (p *progress) show(done, total int) {
 		return
 	}
 	if now := time.Now(); now.After(p.next) || done == total {
-		p.next = now.Add(progressEvery)
+		p.next, p.drawn = now.Add(progressEvery), true
 		full := done * progressWidth / total
 		fmt.Fprintf(p.env.stderr, "\r[%s%s] %d of %d ", strings.Repeat("#", full), strings.Repeat(".", progressWidth-full), done, total)
 	}
 }
 
-func (p *progress) end() {
+// phase shows which part of the work is under way, and how many of its bytes
+// are done; a total of 0 means that nobody knows.
+func (p *progress) phase(name string, done, total uint64) {
+	fresh := name != p.name
+	if fresh {
+		p.name, p.told = name, 0
+	}
 	if p.bar {
+		if now := time.Now(); fresh || now.After(p.next) || done == total {
+			p.next, p.drawn = now.Add(progressEvery), true
+			fmt.Fprintf(p.env.stderr, "\r\x1b[K%s", phaseText(name, done, total, true))
+		}
+		return
+	}
+	if fresh {
+		p.say("%s", name)
+	}
+	if total == 0 {
+		return
+	}
+	if part := int(min(done, total) * progressLines / total); part > p.told {
+		p.told = part
+		p.say("%s", phaseText(name, done, total, false))
+	}
+}
+
+func phaseText(name string, done, total uint64, bar bool) string {
+	switch {
+	case total == 0 && done == 0:
+		return name
+	case total == 0:
+		return name + ": " + sizeText(done)
+	}
+	amount := fmt.Sprintf("%s: %s of %s", name, sizeText(done), sizeText(total))
+	if !bar {
+		return amount
+	}
+	full := int(min(done, total) * progressWidth / total)
+	return fmt.Sprintf("[%s%s] %s", strings.Repeat("#", full), strings.Repeat(".", progressWidth-full), amount)
+}
+
+func (p *progress) end() {
+	if p.drawn {
+		p.drawn = false
 		fmt.Fprintln(p.env.stderr)
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -83,12 +85,13 @@ Exit codes: 0 done, 1 it failed, was aborted or is unhealthy, 2 wrong usage.`,
 	flags.StringSliceVar(&env.addrs, "addr", nil,
 		"API address of a node, several with commas or repeated; the first that answers is used (COHORT_ADDR, "+defaultAddr+")")
 	flags.StringVarP(&env.output, "output", "o", formatTable, "table, json or yaml")
-	flags.DurationVar(&env.timeout, "timeout", defaultTimeout, "how long to wait for the answer")
+	flags.DurationVar(&env.timeout, "timeout", defaultTimeout, "how long to wait for the answer; what moves a checkpoint's data takes its time unless this is given")
 	env.transport.flags(flags)
 	root.AddCommand(
 		newDemo(env), newDev(env), newServe(env), newNode(env),
 		newApply(env), newGet(env), newStatus(env),
 		newTx(env), newLog(env), newParticipant(env),
+		newCheckpoint(env), newRestore(env), newDrill(env),
 		newVersion(env), newCompletion(env),
 	)
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -149,4 +152,20 @@ func requireSubcommand(cmd *cobra.Command) {
 // request bounds a command's conversation with a node by --timeout.
 func (e *environment) request(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(cmd.Context(), e.timeout)
+}
+
+// longRequest is for what takes the longer the more data there is: only a
+// --timeout that was given bounds it. The first interrupt cancels it, so that
+// what it has begun is cleaned up; another one ends the process.
+func (e *environment) longRequest(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	if !cmd.Flags().Changed("timeout") {
+		return ctx, stop
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
+	return ctx, func() {
+		cancel()
+		stop()
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 // runCLI runs one command line in this process.
@@ -39,6 +41,13 @@ func TestWrongUsageExitsWithTwo(t *testing.T) {
 		{"tx outcome --group g", "accepts 1 arg"},
 		{"tx outcome x", "--group"},
 		{"log show", "--group"},
+		{"checkpoint", "needs a command"},
+		{"checkpoint lst", `did you mean "list"`},
+		{"checkpoint create", "accepts 1 arg"},
+		{"checkpoint verify --file f --timeout 0s", "above zero"},
+		{"restore", "accepts 1 arg"},
+		{"restore g --to checkpoint:1 --in-place", "--yes"},
+		{"drill", "accepts 1 arg"},
 		{"completion", "accepts 1 arg"},
 		{"completion ksh", "invalid argument"},
 		{"serve", "--config"},
@@ -74,11 +83,15 @@ func TestVersionAndCompletion(t *testing.T) {
 
 // Without it every command would need its own proof that help works.
 func TestHelpOfEveryCommand(t *testing.T) {
-	root := newRoot(&environment{})
-	for _, cmd := range root.Commands() {
+	var check func(cmd *cobra.Command)
+	check = func(cmd *cobra.Command) {
 		path := append(strings.Fields(cmd.CommandPath())[1:], "--help")
 		if code, out, stderr := runCLI(t, path...); code != exitDone || !strings.Contains(out, "Usage:") {
 			t.Fatalf("%v: exit %d, %q, %q", path, code, out, stderr)
 		}
+		for _, sub := range cmd.Commands() {
+			check(sub)
+		}
 	}
+	check(newRoot(&environment{}))
 }

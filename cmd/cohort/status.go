@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,22 +19,54 @@ type statusView struct {
 }
 
 type groupStatusView struct {
-	Name             string            `json:"name"`
-	Healthy          bool              `json:"healthy"`
-	Reasons          []string          `json:"reasons"`
-	Coordinator      string            `json:"coordinator"`
-	CoordinatorEpoch uint64            `json:"coordinator_epoch"`
-	Incarnation      uint64            `json:"incarnation"`
-	Version          uint64            `json:"version"`
-	Position         uint64            `json:"position"`
-	FirstPosition    uint64            `json:"first_position"`
-	LogBytes         uint64            `json:"log_bytes"`
-	LastCommit       *string           `json:"last_commit"`
-	OpenTransactions uint64            `json:"open_transactions"`
-	Outcomes         uint64            `json:"outcomes"`
-	Horizon          uint64            `json:"horizon"`
-	Replicas         []replicaView     `json:"replicas"`
-	Participants     []participantView `json:"participants"`
+	Name             string   `json:"name"`
+	Healthy          bool     `json:"healthy"`
+	Reasons          []string `json:"reasons"`
+	Coordinator      string   `json:"coordinator"`
+	CoordinatorEpoch uint64   `json:"coordinator_epoch"`
+	Incarnation      uint64   `json:"incarnation"`
+	Version          uint64   `json:"version"`
+	Position         uint64   `json:"position"`
+	FirstPosition    uint64   `json:"first_position"`
+	LogBytes         uint64   `json:"log_bytes"`
+	LastCommit       *string  `json:"last_commit"`
+	OpenTransactions uint64   `json:"open_transactions"`
+	Outcomes         uint64   `json:"outcomes"`
+	Horizon          uint64   `json:"horizon"`
+	checkpointState
+	Replicas     []replicaView     `json:"replicas"`
+	Participants []participantView `json:"participants"`
+}
+
+// checkpointState is what a group could be restored from: its newest complete
+// checkpoint, 0 when there is none, and the first position that can be reached.
+type checkpointState struct {
+	Checkpoint           uint64  `json:"checkpoint"`
+	CheckpointPosition   uint64  `json:"checkpoint_position"`
+	CheckpointTime       *string `json:"checkpoint_time"`
+	CheckpointAgeSeconds float64 `json:"checkpoint_age_seconds"`
+	CheckpointBytes      uint64  `json:"checkpoint_bytes"`
+	RestorableFrom       uint64  `json:"restorable_from"`
+}
+
+func viewCheckpointState(g *pb.GroupStatus) checkpointState {
+	return checkpointState{
+		Checkpoint: g.Checkpoint, CheckpointPosition: g.CheckpointPosition, CheckpointTime: moment(g.CheckpointTime),
+		CheckpointAgeSeconds: g.CheckpointAgeSeconds, CheckpointBytes: g.CheckpointBytes, RestorableFrom: g.RestorableFrom,
+	}
+}
+
+func (c checkpointState) text() string {
+	if c.Checkpoint == 0 {
+		return "no checkpoint is complete"
+	}
+	return fmt.Sprintf("checkpoint %d of position %d, %s old, %s; restorable from position %d on",
+		c.Checkpoint, c.CheckpointPosition, ageText(c.CheckpointAgeSeconds), sizeText(c.CheckpointBytes), c.RestorableFrom)
+}
+
+// ageText shows an age in whole seconds.
+func ageText(seconds float64) string {
+	return time.Duration(seconds * float64(time.Second)).Truncate(time.Second).String()
 }
 
 type replicaView struct {
@@ -58,7 +91,8 @@ func viewStatus(answer *pb.StatusResponse) statusView {
 			CoordinatorEpoch: g.CoordinatorEpoch, Incarnation: g.Incarnation, Version: g.Version,
 			Position: g.Position, FirstPosition: g.FirstPosition, LogBytes: g.LogBytes, LastCommit: moment(g.LastCommit),
 			OpenTransactions: g.OpenTransactions, Outcomes: g.Outcomes, Horizon: g.Horizon,
-			Replicas: []replicaView{}, Participants: []participantView{},
+			checkpointState: viewCheckpointState(g),
+			Replicas:        []replicaView{}, Participants: []participantView{},
 		}
 		for _, r := range g.Replicas {
 			group.Replicas = append(group.Replicas, replicaView{
@@ -124,6 +158,7 @@ func (g groupStatusView) table(w *tabwriter.Writer) {
 	for _, reason := range g.Reasons {
 		fmt.Fprintf(w, "  ! %s\n", reason)
 	}
+	fmt.Fprintf(w, "  %s\n", g.text())
 	fmt.Fprintln(w, "  REPLICA\tROLE\tPOSITION\tLAG\tREASON")
 	for _, r := range g.Replicas {
 		fmt.Fprintf(w, "  %s\t%s\t%d\t%d\t%s\n", r.Node, r.Role, r.Position, r.Lag, orDash(r.Reason))
