@@ -102,8 +102,11 @@ func (w *Writer) Section(name string) (*SectionWriter, error) {
 	return s, nil
 }
 
-// Add writes the next record; keys ascend.
+// Add writes the next record; keys ascend. What no reader would take is refused.
 func (s *SectionWriter) Add(key, value []byte) error {
+	if len(key) > maxKey || len(value) > maxValue {
+		return fmt.Errorf("checkpoint: section %s: a record of %d and %d bytes; at most %d and %d", s.name, len(key), len(value), maxKey, maxValue)
+	}
 	if s.any && string(key) <= string(s.last) {
 		return fmt.Errorf("checkpoint: section %s: key %.40q does not follow %.40q", s.name, key, s.last)
 	}
