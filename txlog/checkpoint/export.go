@@ -109,10 +109,10 @@ func ReadExport(in io.Reader, dir string, progress func(bytes int64)) (Manifest,
 	if _, err := os.Lstat(dir); err == nil {
 		return Manifest{}, fmt.Errorf("checkpoint: %s exists", dir)
 	}
-	if err := os.RemoveAll(dir + tmpSuffix); err != nil {
+	if err := removeAll(dir + tmpSuffix); err != nil {
 		return Manifest{}, err
 	}
-	if err := os.MkdirAll(dir+tmpSuffix, 0o755); err != nil {
+	if err := mkdirAll(dir + tmpSuffix); err != nil {
 		return Manifest{}, err
 	}
 	m, err := unpack(in, dir+tmpSuffix, progress)
@@ -123,7 +123,7 @@ func ReadExport(in io.Reader, dir string, progress func(bytes int64)) (Manifest,
 		err = publish(dir)
 	}
 	if err != nil {
-		return Manifest{}, errors.Join(err, os.RemoveAll(dir+tmpSuffix))
+		return Manifest{}, errors.Join(err, removeAll(dir+tmpSuffix))
 	}
 	return m, nil
 }
@@ -186,7 +186,7 @@ func unpackParts(t *tar.Reader, dir string, progress func(bytes int64)) (Manifes
 	if err != nil {
 		return Manifest{}, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, manifestFile), data, 0o644); err != nil {
+	if err := writeFile(filepath.Join(dir, manifestFile), data); err != nil {
 		return Manifest{}, err
 	}
 	for _, s := range m.Sections {
@@ -261,7 +261,7 @@ func unpackSection(t *tar.Reader, dir string, s SectionFile) error {
 	if header.Name != s.File || !plain(header) || header.Size != int64(s.FileBytes) {
 		return &CorruptError{File: exportName, Section: s.Name, Detail: fmt.Sprintf("%.80q with %d bytes is where %s with %d should be", header.Name, header.Size, s.File, s.FileBytes)}
 	}
-	f, err := os.OpenFile(filepath.Join(dir, s.File), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := createFile(filepath.Join(dir, s.File), os.O_EXCL)
 	if err != nil {
 		return err
 	}
@@ -269,6 +269,15 @@ func unpackSection(t *tar.Reader, dir string, s SectionFile) error {
 	if err != nil {
 		err = partError(s.Name, err)
 	}
+	return errors.Join(err, f.Close())
+}
+
+func writeFile(path string, data []byte) error {
+	f, err := createFile(path, os.O_EXCL)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
 	return errors.Join(err, f.Close())
 }
 
