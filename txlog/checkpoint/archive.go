@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -181,13 +182,13 @@ func ListArchive(dir string) ([]Archived, error) {
 	var out []Archived
 	for _, e := range entries {
 		match := archivedPattern.FindStringSubmatch(e.Name())
-		if match == nil {
+		if match == nil || !e.Type().IsRegular() {
 			continue
 		}
 		first, err1 := strconv.ParseUint(match[1], 10, 64)
 		last, err2 := strconv.ParseUint(match[2], 10, 64)
 		info, err3 := e.Info()
-		if errors.Join(err1, err2) != nil || last < first {
+		if errors.Join(err1, err2) != nil || last < first || last == math.MaxUint64 {
 			continue
 		}
 		if err3 != nil {
