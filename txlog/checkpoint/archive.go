@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -81,26 +82,26 @@ func archiveFile(path string, write func(io.Writer) error, verify func(tmp strin
 		return nil
 	}
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := mkdirAll(dir); err != nil {
 		return err
 	}
 	tmp := path + tmpSuffix
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := createFile(tmp, os.O_TRUNC)
 	if err != nil {
 		return err
 	}
 	buf := bufio.NewWriterSize(f, 256<<10)
 	err = write(buf)
-	if err = errors.Join(err, buf.Flush(), f.Sync(), f.Close()); err == nil {
+	if err = errors.Join(err, buf.Flush(), syncHandle(f), f.Close()); err == nil {
 		err = verify(tmp)
 	}
 	if err == nil {
-		err = os.Rename(tmp, path)
+		err = rename(tmp, path)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(tmp))
+		return errors.Join(err, removeFile(tmp))
 	}
-	return syncDir(dir)
+	return syncPath(dir)
 }
 
 // An archived segment ends in a frame that zstd skips: its head, and the SHA-256
@@ -181,13 +182,13 @@ func ListArchive(dir string) ([]Archived, error) {
 	var out []Archived
 	for _, e := range entries {
 		match := archivedPattern.FindStringSubmatch(e.Name())
-		if match == nil {
+		if match == nil || !e.Type().IsRegular() {
 			continue
 		}
 		first, err1 := strconv.ParseUint(match[1], 10, 64)
 		last, err2 := strconv.ParseUint(match[2], 10, 64)
 		info, err3 := e.Info()
-		if errors.Join(err1, err2) != nil || last < first {
+		if errors.Join(err1, err2) != nil || last < first || last == math.MaxUint64 {
 			continue
 		}
 		if err3 != nil {

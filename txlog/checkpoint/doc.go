@@ -21,7 +21,8 @@
 // # Failures
 //
 //	crash while writing        a *.tmp, which Recover removes
-//	crash while removing       likewise: removing begins with a rename
+//	crash while removing       likewise: removing begins with a rename. After one
+//	                           while erasing, Recover and Remove go on erasing
 //	flipped or missing byte    *CorruptError with file and section
 //	newer format               *VersionError, nothing is touched
 //	export cut off             ErrIncomplete

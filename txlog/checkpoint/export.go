@@ -82,38 +82,48 @@ func addFile(out *tar.Writer, path string, s SectionFile, at time.Time) error {
 	return nil
 }
 
-// hashedReader hashes what is read through it.
+// hashedReader hashes what is read through it, and counts it. err is what its
+// source failed with; that it was cut off is none.
 type hashedReader struct {
 	in  io.Reader
 	sum hash.Hash
+	n   int64
+	err error
 }
 
 func (h *hashedReader) Read(p []byte) (int, error) {
 	n, err := h.in.Read(p)
 	h.sum.Write(p[:n])
+	h.n += int64(n)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		h.err = err
+	}
 	return n, err
 }
 
 // ReadExport makes the directory dir, which must not exist, of an export file.
 // Everything is verified before it gets its name. progress, if not nil, is told
 // of the bytes as they are taken in. Errors: ErrIncomplete, *CorruptError,
-// *VersionError.
+// *VersionError, and those of in as they are.
 func ReadExport(in io.Reader, dir string, progress func(bytes int64)) (Manifest, error) {
 	if _, err := os.Lstat(dir); err == nil {
 		return Manifest{}, fmt.Errorf("checkpoint: %s exists", dir)
 	}
-	if err := os.RemoveAll(dir + tmpSuffix); err != nil {
+	if err := removeAll(dir + tmpSuffix); err != nil {
 		return Manifest{}, err
 	}
-	if err := os.MkdirAll(dir+tmpSuffix, 0o755); err != nil {
+	if err := mkdirAll(dir + tmpSuffix); err != nil {
 		return Manifest{}, err
 	}
 	m, err := unpack(in, dir+tmpSuffix, progress)
 	if err == nil {
+		err = syncFiles(dir + tmpSuffix)
+	}
+	if err == nil {
 		err = publish(dir)
 	}
 	if err != nil {
-		return Manifest{}, errors.Join(err, os.RemoveAll(dir+tmpSuffix))
+		return Manifest{}, errors.Join(err, removeAll(dir+tmpSuffix))
 	}
 	return m, nil
 }
@@ -151,10 +161,23 @@ func PeekExport(path string) (Manifest, error) {
 // exportName stands for the file in errors; whoever reads it knows its path.
 const exportName = "export file"
 
-// unpack takes an export file apart, and verifies all of it.
+// unpack takes an export file apart, and verifies all of it. It does not sync.
 func unpack(in io.Reader, dir string, progress func(bytes int64)) (Manifest, error) {
 	h := &hashedReader{in: in, sum: sha256.New()}
-	t := tar.NewReader(h)
+	m, err := unpackParts(tar.NewReader(h), dir, progress)
+	if err == nil {
+		err = unpackEnd(h, &Reader{dir: dir, manifest: m})
+	}
+	switch {
+	case err == nil:
+		return m, nil
+	case h.err != nil: // no fault of the file
+		return Manifest{}, h.err
+	}
+	return Manifest{}, err
+}
+
+func unpackParts(t *tar.Reader, dir string, progress func(bytes int64)) (Manifest, error) {
 	data, err := manifestPart(t)
 	if err != nil {
 		return Manifest{}, err
@@ -163,7 +186,7 @@ func unpack(in io.Reader, dir string, progress func(bytes int64)) (Manifest, err
 	if err != nil {
 		return Manifest{}, err
 	}
-	if err := writeDurable(filepath.Join(dir, manifestFile), data); err != nil {
+	if err := writeFile(filepath.Join(dir, manifestFile), data); err != nil {
 		return Manifest{}, err
 	}
 	for _, s := range m.Sections {
@@ -177,22 +200,40 @@ func unpack(in io.Reader, dir string, progress func(bytes int64)) (Manifest, err
 	if _, err := t.Next(); err != io.EOF {
 		return Manifest{}, partError("", errors.Join(err, errors.New("more follows the last section")))
 	}
-	if n, err := io.Copy(io.Discard, h); err != nil || n != 0 {
-		return Manifest{}, &CorruptError{File: exportName, Detail: fmt.Sprintf("%d bytes follow its end (%v)", n, err)}
+	return m, nil
+}
+
+// unpackEnd checks what came with the parts, and the whole.
+func unpackEnd(h *hashedReader, r *Reader) error {
+	// A tar reader is content without the end.
+	if h.n < ExportSize(r) {
+		return ErrIncomplete
 	}
-	r := &Reader{dir: dir, manifest: m}
+	if n, err := io.ReadFull(h, make([]byte, 1)); n != 0 {
+		return &CorruptError{File: exportName, Detail: "more follows its end"}
+	} else if err != io.EOF {
+		return err
+	}
 	if err := r.Verify(context.Background(), nil); err != nil {
-		return Manifest{}, err
+		if corrupt := (*CorruptError)(nil); errors.As(err, &corrupt) {
+			// Where it was taken apart is of no use to anybody.
+			return &CorruptError{File: exportName, Section: corrupt.Section, Detail: corrupt.Detail}
+		}
+		return err
 	}
 	again := sha256.New()
 	if err := WriteExport(again, r); err != nil {
-		return Manifest{}, err
+		return err
 	}
 	if string(again.Sum(nil)) != string(h.sum.Sum(nil)) {
-		return Manifest{}, &CorruptError{File: exportName, Detail: "a byte between its sections was changed"}
+		return &CorruptError{File: exportName, Detail: "a byte between its sections was changed"}
 	}
-	return m, nil
+	return nil
 }
+
+// plain says that an entry is a file of the size given in the dialect that
+// WriteExport uses. Others know sparse files, of any size without any content.
+func plain(h *tar.Header) bool { return h.Typeflag == tar.TypeReg && h.Format == tar.FormatGNU }
 
 func manifestPart(t *tar.Reader) ([]byte, error) {
 	header, err := t.Next()
@@ -202,7 +243,7 @@ func manifestPart(t *tar.Reader) ([]byte, error) {
 		}
 		return nil, &CorruptError{File: exportName, Detail: "it is no export file: " + err.Error()}
 	}
-	if header.Name != manifestFile || header.Typeflag != tar.TypeReg || header.Size > maxManifestBytes {
+	if header.Name != manifestFile || !plain(header) || header.Size > maxManifestBytes {
 		return nil, &CorruptError{File: exportName, Detail: fmt.Sprintf("it is no export file: it begins with %.80q", header.Name)}
 	}
 	data, err := io.ReadAll(t)
@@ -217,10 +258,10 @@ func unpackSection(t *tar.Reader, dir string, s SectionFile) error {
 	if err != nil {
 		return partError(s.Name, err)
 	}
-	if header.Name != s.File || header.Typeflag != tar.TypeReg || header.Size != int64(s.FileBytes) {
+	if header.Name != s.File || !plain(header) || header.Size != int64(s.FileBytes) {
 		return &CorruptError{File: exportName, Section: s.Name, Detail: fmt.Sprintf("%.80q with %d bytes is where %s with %d should be", header.Name, header.Size, s.File, s.FileBytes)}
 	}
-	f, err := os.OpenFile(filepath.Join(dir, s.File), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := createFile(filepath.Join(dir, s.File), os.O_EXCL)
 	if err != nil {
 		return err
 	}
@@ -228,7 +269,16 @@ func unpackSection(t *tar.Reader, dir string, s SectionFile) error {
 	if err != nil {
 		err = partError(s.Name, err)
 	}
-	return errors.Join(err, f.Sync(), f.Close())
+	return errors.Join(err, f.Close())
+}
+
+func writeFile(path string, data []byte) error {
+	f, err := createFile(path, os.O_EXCL)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
 }
 
 func partError(section string, err error) error {

@@ -23,6 +23,8 @@ const (
 	// that the group's limits allow.
 	maxKey   = 64 << 10
 	maxValue = 128 << 20
+	// growBytes is by how much a buffer grows beyond what was read into it.
+	growBytes = 1 << 20
 )
 
 // Reader reads a checkpoint. It may be used by several goroutines at once.
@@ -56,6 +58,7 @@ type SectionReader struct {
 	keys    uint64
 	left    uint64 // of the bytes that the manifest promises
 	key     []byte
+	last    []byte // the key before
 	value   []byte
 }
 
@@ -103,17 +106,34 @@ func (s *SectionReader) Next() (key, value []byte, err error) {
 		return nil, nil, s.corrupt("record %d claims %d and %d bytes", s.keys+1, n, m)
 	}
 	s.left -= n + m
-	s.key = slices.Grow(s.key[:0], int(n))[:n]
-	s.value = slices.Grow(s.value[:0], int(m))[:m]
-	if _, err := io.ReadFull(s.in, s.key); err != nil {
+	s.last, s.key = s.key, s.last
+	if s.key, err = s.fill(s.key, int(n)); err != nil {
 		return nil, nil, s.corrupt("record %d: %v", s.keys+1, err)
 	}
-	if _, err := io.ReadFull(s.in, s.value); err != nil {
+	// Also what bounds the number of records by the bytes promised.
+	if s.keys > 0 && string(s.key) <= string(s.last) {
+		return nil, nil, s.corrupt("record %d: its key does not follow the one before", s.keys+1)
+	}
+	if s.value, err = s.fill(s.value, int(m)); err != nil {
 		return nil, nil, s.corrupt("record %d: %v", s.keys+1, err)
 	}
 	s.digest.Add(s.key, s.value)
 	s.keys++
 	return s.key, s.value, nil
+}
+
+// fill reads the next n bytes into b. Memory grows with what is there, not with
+// what a length claims.
+func (s *SectionReader) fill(b []byte, n int) ([]byte, error) {
+	b = b[:0]
+	for len(b) < n {
+		at := len(b)
+		b = slices.Grow(b, min(n-at, growBytes))[:min(n, at+growBytes)]
+		if _, err := io.ReadFull(s.in, b[at:]); err != nil {
+			return b, err
+		}
+	}
+	return b, nil
 }
 
 // end checks what the manifest says of the whole.

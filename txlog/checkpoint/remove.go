@@ -8,6 +8,13 @@ import (
 	"strings"
 )
 
+// What the name of a checkpoint's directory gets before it is removed says how to
+// go on after a crash.
+const (
+	goneSuffix  = ".gone" + tmpSuffix
+	eraseSuffix = ".erase" + tmpSuffix
+)
+
 // Recover removes what crashes have left in the directory of checkpoints, and
 // gives the numbers of those that have their names, ascending.
 func Recover(parent string) ([]uint64, error) {
@@ -18,7 +25,7 @@ func Recover(parent string) ([]uint64, error) {
 	var numbers []uint64
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), tmpSuffix) {
-			if err := os.RemoveAll(filepath.Join(parent, e.Name())); err != nil {
+			if err := discard(filepath.Join(parent, e.Name())); err != nil {
 				return nil, err
 			}
 			continue
@@ -32,33 +39,47 @@ func Recover(parent string) ([]uint64, error) {
 }
 
 // Remove removes a checkpoint, with erase after overwriting its files. One that
-// is not there is removed already.
+// is not there is removed already. What was interrupted goes on as it began.
 func Remove(dir string, erase bool) error {
-	gone := dir + ".gone" + tmpSuffix
-	if err := os.RemoveAll(gone); err != nil {
-		return err
+	for _, suffix := range []string{goneSuffix, eraseSuffix} {
+		if err := discard(dir + suffix); err != nil {
+			return err
+		}
 	}
-	if err := os.Rename(dir, gone); err != nil {
+	gone := dir + goneSuffix
+	if erase {
+		gone = dir + eraseSuffix
+	}
+	if err := rename(dir, gone); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
 		return err
 	}
-	if err := syncDir(filepath.Dir(dir)); err != nil {
+	if err := syncPath(filepath.Dir(dir)); err != nil {
 		return err
 	}
-	if erase {
-		entries, err := os.ReadDir(gone)
-		if err != nil {
+	return discard(gone)
+}
+
+// discard removes a temporary file or directory, after overwriting its files if
+// its name says so. A link is removed, not what it points to.
+func discard(path string) error {
+	if strings.HasSuffix(path, eraseSuffix) {
+		entries, err := os.ReadDir(path)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		for _, e := range entries {
-			if err := Erase(filepath.Join(gone, e.Name())); err != nil {
+			if !e.Type().IsRegular() {
+				continue
+			}
+			if err := Erase(filepath.Join(path, e.Name())); err != nil {
 				return err
 			}
 		}
 	}
-	return os.RemoveAll(gone)
+	return removeAll(path)
 }
 
 // eraseBytes is written at a time.
@@ -77,13 +98,16 @@ func Erase(path string) error {
 	if err == nil {
 		err = overwrite(f, info.Size())
 	}
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, syncHandle(f), f.Close()); err != nil {
 		return err
 	}
-	return os.Remove(path)
+	return removeFile(path)
 }
 
 func overwrite(f *os.File, size int64) error {
+	if err := beforeStep("overwrite", f.Name()); err != nil {
+		return err
+	}
 	zeros := make([]byte, min(size, eraseBytes))
 	for at := int64(0); at < size; at += int64(len(zeros)) {
 		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-at)], at); err != nil {

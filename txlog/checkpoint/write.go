@@ -46,10 +46,10 @@ func Create(dir string, m Manifest, o Options) (*Writer, error) {
 	if _, err := os.Lstat(dir); err == nil {
 		return nil, fmt.Errorf("checkpoint: %s exists", dir)
 	}
-	if err := os.RemoveAll(dir + tmpSuffix); err != nil {
+	if err := removeAll(dir + tmpSuffix); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir+tmpSuffix, 0o755); err != nil {
+	if err := mkdirAll(dir + tmpSuffix); err != nil {
 		return nil, err
 	}
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(windowBytes), zstd.WithEncoderCRC(true))
@@ -91,7 +91,7 @@ func (w *Writer) Section(name string) (*SectionWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(w.dir+tmpSuffix, file), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := createFile(filepath.Join(w.dir+tmpSuffix, file), os.O_EXCL)
 	if err != nil {
 		return nil, err
 	}
@@ -102,8 +102,11 @@ func (w *Writer) Section(name string) (*SectionWriter, error) {
 	return s, nil
 }
 
-// Add writes the next record; keys ascend.
+// Add writes the next record; keys ascend. What no reader would take is refused.
 func (s *SectionWriter) Add(key, value []byte) error {
+	if len(key) > maxKey || len(value) > maxValue {
+		return fmt.Errorf("checkpoint: section %s: a record of %d and %d bytes; at most %d and %d", s.name, len(key), len(value), maxKey, maxValue)
+	}
 	if s.any && string(key) <= string(s.last) {
 		return fmt.Errorf("checkpoint: section %s: key %.40q does not follow %.40q", s.name, key, s.last)
 	}
@@ -130,7 +133,7 @@ func (s *SectionWriter) Add(key, value []byte) error {
 // Close completes the section, durably.
 func (s *SectionWriter) Close() (command.Section, error) {
 	s.w.open = nil
-	err := errors.Join(s.buf.Flush(), s.w.encoder.Close(), s.file.Sync(), s.file.Close())
+	err := errors.Join(s.buf.Flush(), s.w.encoder.Close(), syncHandle(s.file), s.file.Close())
 	if err != nil {
 		return command.Section{}, err
 	}
@@ -164,13 +167,13 @@ func (w *Writer) Finish() (Manifest, error) {
 
 // publish makes the temporary directory durable and gives it its name.
 func publish(dir string) error {
-	if err := syncDir(dir + tmpSuffix); err != nil {
+	if err := syncPath(dir + tmpSuffix); err != nil {
 		return err
 	}
-	if err := os.Rename(dir+tmpSuffix, dir); err != nil {
+	if err := rename(dir+tmpSuffix, dir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	return syncPath(filepath.Dir(dir))
 }
 
 // Abort gives the checkpoint up.
@@ -178,22 +181,28 @@ func (w *Writer) Abort() error {
 	if w.open != nil {
 		_ = w.open.file.Close()
 	}
-	return os.RemoveAll(w.dir + tmpSuffix)
+	return removeAll(w.dir + tmpSuffix)
 }
 
 func writeDurable(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := createFile(path, os.O_TRUNC)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
+	return errors.Join(err, syncHandle(f), f.Close())
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// syncFiles makes the files in dir durable.
+func syncFiles(dir string) error {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	for _, e := range entries {
+		if err := syncPath(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }

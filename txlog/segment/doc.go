@@ -39,7 +39,9 @@
 //
 //	torn or unsynced tail beyond End     ignored, overwritten by the replay
 //	segments that begin beyond End       removed by Open
-//	crash in TruncateBefore              fewer old segments; the rest is whole
+//	crash in TruncateBefore              fewer old segments; the rest is whole. One
+//	                                     that was going is named *.log.gone, and goes
+//	                                     with the next TruncateBefore
 //	crash in Reset                       any of the old segments; Reset again
 //	failed write or fsync                the log refuses appends until opened again
 //	file of a newer format               *VersionError

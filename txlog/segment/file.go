@@ -76,6 +76,13 @@ func (f *file) release() error {
 	return h.Close()
 }
 
+// used tells whether somebody reads the file or has yet to sync it.
+func (f *file) used() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.users > 0
+}
+
 // note remembers where a record is.
 func (f *file) note(position, offset uint64) {
 	f.mu.Lock()
