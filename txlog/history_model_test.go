@@ -107,3 +107,13 @@ func (h history) at(position uint64) contents {
 	}
 	return c
 }
+
+// fork is a history of its own that begins with this one's first positions.
+func (h history) fork(position uint64) history {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	own := newHistory()
+	*own.made = *h.made + 1_000_000 // other ids
+	*own.commits = append(*own.commits, (*h.commits)[:position]...)
+	return own
+}

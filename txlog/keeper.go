@@ -128,6 +128,10 @@ func StartKeeper(c KeeperConfig) (*Keeper, error) {
 	for _, n := range numbers {
 		k.copies[n] = k.look(n)
 	}
+	// What fails here fails in the first turn too, which tells of it.
+	if rec, err := k.read(); err == nil {
+		k.quarantine(&rec)
+	}
 	k.replica.onCut(k.Wake)
 	ctx, cancel := context.WithCancel(context.Background())
 	k.cancel = cancel
@@ -246,6 +250,7 @@ func (k *Keeper) turn(ctx context.Context) error {
 	if rec.meta.ConfigVersion == 0 {
 		return nil
 	}
+	k.quarantine(&rec)
 	var errs []error
 	for i := range rec.checkpoints {
 		if err := k.keep(ctx, &rec, &rec.checkpoints[i]); err != nil {
@@ -330,6 +335,21 @@ func (k *Keeper) fetch(ctx context.Context, c *machine.Checkpoint) error {
 	return nil
 }
 
+// quarantine keeps a state from being read that the records know to be wrong. A
+// restart forgets it; the records do not, until the replica is rebuilt and its new
+// copy recorded.
+func (k *Keeper) quarantine(rec *records) {
+	for i := range rec.checkpoints {
+		c := &rec.checkpoints[i]
+		if mine := findCopy(c, k.config.Node); mine == nil || mine.State != command.CopyDifferent {
+			continue
+		}
+		if local := k.copy(c.Number); local == nil || !local.rebuilt {
+			k.replica.Quarantine(fmt.Errorf("its copy of checkpoint %d differs from that of the other replicas", c.Number))
+		}
+	}
+}
+
 // rebuild answers the finding that this replica's copy differs from the group's:
 // the replica's state may be wrong anywhere, so all of it is replaced.
 func (k *Keeper) rebuild(ctx context.Context, c *machine.Checkpoint) error {
@@ -338,7 +358,6 @@ func (k *Keeper) rebuild(ctx context.Context, c *machine.Checkpoint) error {
 	rebuilt := local != nil && local.rebuilt
 	k.mu.Unlock()
 	if !rebuilt {
-		k.replica.Quarantine(fmt.Errorf("its copy of checkpoint %d differs from that of the other replicas", c.Number))
 		if err := k.replica.giveUpLeadership(); err != nil {
 			return err
 		}

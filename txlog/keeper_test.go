@@ -435,6 +435,27 @@ func contentsOfFiles(t testing.TB, dir string) map[string]string {
 	return data
 }
 
+// agree waits until all replicas have equal states, records included.
+func (k *keeping) agree() {
+	k.t.Helper()
+	k.eventually("equal states", func() bool {
+		sums := map[[32]byte]bool{}
+		for _, r := range k.replicas {
+			snap, err := r.Snapshot(0)
+			if err != nil {
+				k.t.Fatal(err)
+			}
+			sum, _, err := snap.Digest()
+			snap.Close()
+			if err != nil {
+				k.t.Fatal(err)
+			}
+			sums[sum] = true
+		}
+		return len(sums) == 1
+	})
+}
+
 // exactFiles checks that a node's copy of a checkpoint is the model's state at
 // the cut.
 func (k *keeping) exactFiles(id uint64, c *machine.Checkpoint) {
