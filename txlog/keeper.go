@@ -250,8 +250,13 @@ func (k *Keeper) turn(ctx context.Context) error {
 	if rec.meta.ConfigVersion == 0 {
 		return nil
 	}
-	k.quarantine(&rec)
 	var errs []error
+	if found := k.quarantine(&rec); !found && k.replica.Quarantined() != nil {
+		// Retention has dropped the checkpoint that found it.
+		if err := k.rebuildReplica(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	for i := range rec.checkpoints {
 		if err := k.keep(ctx, &rec, &rec.checkpoints[i]); err != nil {
 			errs = append(errs, fmt.Errorf("checkpoint %d: %w", rec.checkpoints[i].Number, err))
@@ -337,17 +342,19 @@ func (k *Keeper) fetch(ctx context.Context, c *machine.Checkpoint) error {
 
 // quarantine keeps a state from being read that the records know to be wrong. A
 // restart forgets it; the records do not, until the replica is rebuilt and its new
-// copy recorded.
-func (k *Keeper) quarantine(rec *records) {
+// copy recorded. found tells whether they know it.
+func (k *Keeper) quarantine(rec *records) (found bool) {
 	for i := range rec.checkpoints {
 		c := &rec.checkpoints[i]
 		if mine := findCopy(c, k.config.Node); mine == nil || mine.State != command.CopyDifferent {
 			continue
 		}
 		if local := k.copy(c.Number); local == nil || !local.rebuilt {
+			found = true
 			k.replica.Quarantine(fmt.Errorf("its copy of checkpoint %d differs from that of the other replicas", c.Number))
 		}
 	}
+	return found
 }
 
 // rebuild answers the finding that this replica's copy differs from the group's:
@@ -358,10 +365,7 @@ func (k *Keeper) rebuild(ctx context.Context, c *machine.Checkpoint) error {
 	rebuilt := local != nil && local.rebuilt
 	k.mu.Unlock()
 	if !rebuilt {
-		if err := k.replica.giveUpLeadership(); err != nil {
-			return err
-		}
-		if err := k.replica.Rebuild(ctx); err != nil {
+		if err := k.rebuildReplica(ctx); err != nil {
 			return err
 		}
 		if err := checkpoint.Remove(k.path(c.Number), false); err != nil {
@@ -375,6 +379,13 @@ func (k *Keeper) rebuild(ctx context.Context, c *machine.Checkpoint) error {
 		return nil // to be reported
 	}
 	return k.fetch(ctx, c)
+}
+
+func (k *Keeper) rebuildReplica(ctx context.Context) error {
+	if err := k.replica.giveUpLeadership(); err != nil {
+		return err
+	}
+	return k.replica.Rebuild(ctx)
 }
 
 func (k *Keeper) copy(number uint64) *localCopy {

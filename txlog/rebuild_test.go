@@ -121,16 +121,15 @@ func (k *keeping) falsify(key, value string) (victim uint64) {
 	return victim
 }
 
-// Would break: a replica whose state has gone wrong that goes on answering; and one
-// that is rebuilt and lacks what was committed meanwhile.
-func TestDifferentReplicaIsRebuilt(t *testing.T) {
-	k := newKeeping(t, 3, KeepPolicy{})
-	k.do(&command.Decide{Attempt: command.Attempt{ID: "w", Begun: k.replicas[1].Published()}, Ops: []command.Op{
-		{Kind: command.OpPut, Participant: "a", Key: "watched", Value: []byte("right")},
-	}})
-	*k.history.commits = append(*k.history.commits, modelCommit{id: "w", ops: []command.Op{{Kind: command.OpPut, Participant: "a", Key: "watched", Value: []byte("right")}}})
+// differing gives a group whose leader's state has gone wrong, which a checkpoint
+// has found. It stays so until release is called.
+func differing(t *testing.T) (k *keeping, victim, number uint64, release func()) {
+	k = newKeeping(t, 3, KeepPolicy{})
+	op := command.Op{Kind: command.OpPut, Participant: "a", Key: "watched", Value: []byte("right")}
+	k.do(&command.Decide{Attempt: command.Attempt{ID: "w", Begun: k.replicas[1].Published()}, Ops: []command.Op{op}})
+	*k.history.commits = append(*k.history.commits, modelCommit{id: "w", ops: []command.Op{op}})
 	k.transact(20)
-	victim := k.falsify("watched", "wrong")
+	victim = k.falsify("watched", "wrong")
 	bad := k.replicas[victim]
 	// Nobody has a state to give, so that the quarantine can be looked at.
 	released := make(chan struct{})
@@ -146,8 +145,36 @@ func TestDifferentReplicaIsRebuilt(t *testing.T) {
 	}
 	bad.applying.Unlock()
 	k.keep(1, 2, 3)
-	n := k.cut()
+	number = k.cut()
 	k.eventually("the quarantine", func() bool { return bad.Quarantined() != nil })
+	k.eventually("another leader", func() bool { id, _ := k.leader(); return id != victim })
+	return k, victim, number, func() { close(released) }
+}
+
+// right checks that every replica has the model's state and the whole log.
+func (k *keeping) right() {
+	k.t.Helper()
+	k.agree()
+	for id, r := range k.replicas {
+		snap, err := r.Snapshot(0)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		if d := k.history.at(k.history.last()).difference(contentsOf(k.t, snap.Reader())); d != "" {
+			k.t.Errorf("replica %d: %s", id, d)
+		}
+		snap.Close()
+		if got := len(k.follow(r, 1, k.history.last())); uint64(got) != k.history.last() {
+			k.t.Errorf("replica %d: %d entries in the log of %d", id, got, k.history.last())
+		}
+	}
+}
+
+// Would break: a replica whose state has gone wrong that goes on answering; and one
+// that is rebuilt and lacks what was committed meanwhile.
+func TestDifferentReplicaIsRebuilt(t *testing.T) {
+	k, victim, n, release := differing(t)
+	bad := k.replicas[victim]
 	if _, err := bad.Snapshot(0); !errors.Is(err, ErrQuarantined) {
 		t.Errorf("a wrong state was read: %v", err)
 	}
@@ -160,7 +187,6 @@ func TestDifferentReplicaIsRebuilt(t *testing.T) {
 	if c := k.record(bad, n); findCopy(&c, nodeName(victim)).State != command.CopyDifferent {
 		t.Errorf("the record says %+v", c.Copies)
 	}
-	k.eventually("another leader", func() bool { id, _ := k.leader(); return id != victim })
 	// A restart forgets the quarantine; the record does not.
 	for range 3 {
 		k.transact(10)
@@ -173,29 +199,44 @@ func TestDifferentReplicaIsRebuilt(t *testing.T) {
 		t.Error("a replica that is known to be wrong answers after its restart")
 	}
 	k.transact(10)
-	close(released)
+	release()
 	c := k.complete(n, 1, 2, 3)
 	if k.reported(victim, n, command.CopyWritten, true) == 0 || findCopy(&c, nodeName(victim)).Rebuilt != 1 {
 		t.Errorf("the rebuilding was not told: %+v", c.Copies)
 	}
 	k.eventually("the end of the quarantine", func() bool { return bad.Quarantined() == nil })
 	k.transact(10)
-	k.agree()
-	for id, r := range k.replicas {
-		snap, err := r.Snapshot(0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := k.history.at(k.history.last()).difference(contentsOf(t, snap.Reader())); d != "" {
-			t.Errorf("replica %d: %s", id, d)
-		}
-		snap.Close()
+	k.right()
+	for id := range k.replicas {
 		k.exactFiles(id, &c)
-		if got := len(k.follow(r, 1, k.history.last())); uint64(got) != k.history.last() {
-			t.Errorf("replica %d: %d entries in the log of %d", id, got, k.history.last())
-		}
 	}
 	k.exactFiles(victim, new(k.complete(k.cut(), 1, 2, 3)))
+}
+
+// Would break: a wrong replica that is in quarantine for ever, because retention
+// dropped the checkpoint that found it before it could be rebuilt.
+func TestDifferentReplicaIsRebuiltWithoutItsCheckpoint(t *testing.T) {
+	k, victim, n, release := differing(t)
+	k.transact(10)
+	var good []uint64
+	for id := range k.replicas {
+		if id != victim {
+			good = append(good, id)
+		}
+	}
+	next := k.complete(k.cut(), good...)
+	k.do(&command.Retain{Drop: []uint64{n}})
+	bad := k.replicas[victim]
+	k.eventually("the record to go", func() bool { return k.record(bad, n).Number == 0 })
+	if bad.Quarantined() == nil {
+		t.Error("a wrong replica answers")
+	}
+	release()
+	k.eventually("the end of the quarantine", func() bool { return bad.Quarantined() == nil })
+	k.transact(10)
+	k.right()
+	k.complete(next.Number, 1, 2, 3)
+	k.exactFiles(victim, &next)
 }
 
 // Would break: a copy that has gone bad on the disk and counts as one, until a
