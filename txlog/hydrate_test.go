@@ -100,6 +100,9 @@ func (k *keeping) allRestorable(keeper *Keeper, positions []uint64) {
 // firstPosition is the first position in a replica's own log.
 func (k *keeping) firstPosition(id uint64) uint64 { return k.replicas[id].Status().FirstPosition }
 
+// segmentPositions is more than one of the tests' segments holds.
+const segmentPositions = 40
+
 // retain drops a checkpoint and the log before the next one, and waits until the
 // nodes have done so.
 func (k *keeping) retain(drop uint64, next *machine.Checkpoint, nodes ...uint64) {
@@ -109,7 +112,7 @@ func (k *keeping) retain(drop uint64, next *machine.Checkpoint, nodes ...uint64)
 		k.eventually("a dropped checkpoint's files and log to go", func() bool {
 			_, err := os.Lstat(k.copyDir(id, drop))
 			// The segment that holds the first position stays whole.
-			return os.IsNotExist(err) && k.firstPosition(id)+64 > next.Position
+			return os.IsNotExist(err) && k.firstPosition(id)+segmentPositions > next.Position
 		})
 	}
 }

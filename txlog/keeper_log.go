@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -138,13 +139,13 @@ func (k *Keeper) HoldLog(position uint64) (release func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.logHolds[position]++
-	return func() {
+	return sync.OnceFunc(func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if k.logHolds[position]--; k.logHolds[position] == 0 {
 			delete(k.logHolds, position)
 		}
-	}
+	})
 }
 
 // Usage is what a group takes on a node's disk.
@@ -196,13 +197,13 @@ func (k *Keeper) Open(number uint64) (r *checkpoint.Reader, close func(), err er
 	}
 	k.inUse[number]++
 	k.mu.Unlock()
-	close = func() {
+	close = sync.OnceFunc(func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if k.inUse[number]--; k.inUse[number] == 0 {
 			delete(k.inUse, number)
 		}
-	}
+	})
 	r, err = checkpoint.Open(k.path(number))
 	if err != nil {
 		close()
