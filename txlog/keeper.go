@@ -89,8 +89,12 @@ type Keeper struct {
 	// problem is what the last turn failed with, nil when it did not.
 	problem  error
 	reported time.Time
-	// reclaimed is the run's.
+	// reclaimed and swept are the run's: swept tells that the log's directory holds
+	// nothing that was taken out of the log and not removed yet.
 	reclaimed time.Time
+	swept     bool
+	// erase is checkpoint.Erase but in tests.
+	erase func(path string) error
 
 	wake   chan struct{}
 	cancel context.CancelFunc
@@ -119,7 +123,7 @@ func StartKeeper(c KeeperConfig) (*Keeper, error) {
 		config: c, replica: c.Replica,
 		log:    c.Logger.Named("keeper").With(zap.String("group", c.Replica.config.Group)),
 		copies: make(map[uint64]*localCopy), inUse: make(map[uint64]int), logHolds: make(map[uint64]int),
-		wake: make(chan struct{}, 1), done: make(chan struct{}),
+		erase: checkpoint.Erase, wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	numbers, err := checkpoint.Recover(c.Dir)
 	if err != nil {

@@ -51,6 +51,9 @@ func (k *Keeper) archive(ctx context.Context, rec *records, number uint64) error
 // dropLog cuts the log to what retention keeps. A segment is in the archive, read
 // back and whole, before it goes.
 func (k *Keeper) dropLog(ctx context.Context, rec *records) error {
+	if err := k.sweepLog(); err != nil {
+		return err
+	}
 	from := rec.schedule.LogFrom
 	k.mu.Lock()
 	for p := range k.logHolds {
@@ -78,7 +81,7 @@ func (k *Keeper) dropLog(ctx context.Context, rec *records) error {
 	before := log.First()
 	remove := os.Remove
 	if rec.policy.Erase {
-		remove = checkpoint.Erase
+		remove = k.eraseSegment
 	}
 	err := log.TruncateBeforeFunc(from, func(s segment.ClosedSegment) error {
 		if rec.policy.ArchiveDir == "" || ctx.Err() != nil {
@@ -100,6 +103,54 @@ func (k *Keeper) dropLog(ctx context.Context, rec *records) error {
 		k.log.Info("log cut", zap.Uint64("first_position", now))
 		return k.reclaim()
 	}
+	return nil
+}
+
+// goneSuffix is on segments that are no longer in the log and are being
+// overwritten.
+const goneSuffix = ".gone"
+
+// eraseSegment takes a segment out of the log, on disk, before anything of it
+// changes: a crash amid the overwriting must not leave a damaged log. What it
+// leaves is sweepLog's.
+func (k *Keeper) eraseSegment(path string) error {
+	gone := path + goneSuffix
+	if err := os.Rename(path, gone); err != nil {
+		return err
+	}
+	k.swept = false
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	if err := k.erase(gone); err != nil {
+		return err
+	}
+	k.swept = true
+	return nil
+}
+
+// sweepLog erases what a crash or a failure has left of eraseSegment.
+func (k *Keeper) sweepLog() error {
+	if k.swept {
+		return nil
+	}
+	k.replica.mu.RLock()
+	files := k.replica.files
+	k.replica.mu.RUnlock()
+	if files == nil {
+		return nil
+	}
+	left, err := filepath.Glob(filepath.Join(files.dir, "*"+goneSuffix))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		// Gone meanwhile: a Raft snapshot has replaced the log.
+		if err := k.erase(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	k.swept = true
 	return nil
 }
 

@@ -3,13 +3,16 @@ package txlog
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/cohort-tx/cohort/txlog/checkpoint"
 	"github.com/cohort-tx/cohort/txlog/command"
 	"github.com/cohort-tx/cohort/txlog/machine"
+	"github.com/cohort-tx/cohort/txlog/segment"
 )
 
 // cuts takes n checkpoints with commits before each.
@@ -161,15 +164,157 @@ func TestDroppedFilesAreOverwritten(t *testing.T) {
 			continue
 		}
 		gone++
-		data, err := os.ReadFile(link)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(data) == 0 || !bytes.Equal(data, make([]byte, len(data))) {
-			t.Errorf("%s went with its content, %d bytes", path, len(data))
-		}
+		k.eventually(path+" to be overwritten", func() bool {
+			data, err := os.ReadFile(link)
+			return err == nil && len(data) > 0 && bytes.Equal(data, make([]byte, len(data)))
+		})
 	}
 	if gone < len(dropped)+2 {
 		t.Errorf("%d files went, of %d of the checkpoint and %d of the log: the test shows nothing", gone, len(dropped), len(segments))
 	}
+}
+
+// Would break: a log that cannot be opened, or lacks what is neither dropped nor in
+// the archive, after a crash at any step of cutting it.
+func TestCrashWhileTheLogIsCut(t *testing.T) {
+	for name, archive := range map[string]bool{"dropped": false, "archived": true} {
+		t.Run(name, func(t *testing.T) { crashWhileCut(t, archive) })
+	}
+}
+
+func crashWhileCut(t *testing.T, archive bool) {
+	policy := KeepPolicy{Erase: true}
+	k := newKeeping(t, 1, policy)
+	node := filepath.Join(k.dir, "1")
+	if archive {
+		k.policy.ArchiveDir = filepath.Join(node, "archive")
+	}
+	k.keep(1)
+	cuts := k.cutMany(2)
+	var crashes []string
+	crash := func() string {
+		dir := filepath.Join(t.TempDir(), "1")
+		copyTree(t, node, dir)
+		crashes = append(crashes, dir)
+		return dir
+	}
+	keeper := k.keepers[1]
+	k.unkeep(1)
+	k.do(&command.Retain{Drop: []uint64{cuts[0].Number}, LogFrom: cuts[1].Position + 1})
+	if err := k.replicas[1].store.Barrier(); err != nil {
+		t.Fatal(err)
+	}
+	crash() // before the first step
+	if archive {
+		// A file in the archive that was not finished.
+		dir := crash()
+		segments, err := filepath.Glob(filepath.Join(dir, "shard-*", "log-0", "*.log"))
+		if err != nil || len(segments) == 0 {
+			t.Fatal(segments, err)
+		}
+		unfinished := filepath.Join(dir, "archive", "g", "n1", "incarnation-1", "00000000000000000001-00000000000000000026.seg.zst.tmp")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(unfinished), 0o755), os.WriteFile(unfinished, []byte("half"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The keeper's own steps, with a copy of the node taken before and amid each
+	// overwriting.
+	erased := 0
+	keeper.erase = func(path string) error {
+		erased++
+		if erased > 2 {
+			return checkpoint.Erase(path)
+		}
+		crash()
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(make([]byte, info.Size()/2))
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		crash()
+		return checkpoint.Erase(path)
+	}
+	rec, err := keeper.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(keeper.dropFiles(t.Context(), &rec), keeper.dropLog(t.Context(), &rec)); err != nil {
+		t.Fatal(err)
+	}
+	if erased < 2 {
+		t.Fatalf("%d segments were cut off: the test shows nothing", erased)
+	}
+	crash() // after the last step
+	k.down(1)
+	committed := k.history
+	for i, dir := range crashes {
+		if err := errors.Join(os.RemoveAll(node), os.Rename(dir, node)); err != nil {
+			t.Fatal(err)
+		}
+		k.history = committed.fork(committed.last())
+		k.up(1)
+		k.keep(1)
+		k.eventually(fmt.Sprintf("after crash %d, what was dropped to go", i), func() bool {
+			left, err := filepath.Glob(filepath.Join(k.replicas[1].files.dir, "*"+goneSuffix))
+			_, statErr := os.Lstat(k.copyDir(1, cuts[0].Number))
+			return err == nil && len(left) == 0 && os.IsNotExist(statErr) && k.firstPosition(1)+segmentPositions > cuts[1].Position
+		})
+		from := cuts[1].Position
+		if archive {
+			from = 1
+		}
+		k.readable(from)
+		k.transact(5)
+		k.down(1)
+	}
+}
+
+// readable checks that the log of node 1 has every position from one on.
+func (k *keeping) readable(from uint64) {
+	k.t.Helper()
+	entries, err := k.keepers[1].EntriesFrom(from)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer entries.Close()
+	for p := from; p <= k.history.last(); p++ {
+		if e, _, err := entries.Next(k.t.Context()); err != nil || e.Position != p {
+			k.t.Fatalf("position %d: %d, %v", p, e.Position, err)
+		}
+	}
+}
+
+// Would break: a log with a hole, which is refused at the next start, after a
+// segment could not be removed and the ones behind it could.
+func TestSegmentThatCannotBeRemoved(t *testing.T) {
+	k := newKeeping(t, 1, KeepPolicy{})
+	k.keep(1)
+	cuts := k.cutMany(2)
+	keeper := k.keepers[1]
+	k.unkeep(1)
+	k.do(&command.Retain{Drop: []uint64{cuts[0].Number}, LogFrom: cuts[1].Position + 1})
+	log := k.replicas[1].files.log
+	failed := errors.New("no")
+	err := log.TruncateBeforeFunc(cuts[1].Position, func(segment.ClosedSegment) error { return nil }, func(string) error { return failed })
+	if !errors.Is(err, failed) || log.First() != 1 {
+		t.Errorf("the log begins at %d, %v", log.First(), err)
+	}
+	rec, err := keeper.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := keeper.dropLog(t.Context(), &rec); err != nil {
+		t.Fatal(err)
+	}
+	k.down(1)
+	k.up(1)
+	k.keep(1)
+	k.readable(cuts[1].Position)
 }

@@ -20,7 +20,8 @@ func (l *Log) TruncateBefore(position uint64) error {
 }
 
 // TruncateBeforeFunc is TruncateBefore for an owner that wants a segment copied
-// elsewhere before it goes, and removed its own way. copy is called while the
+// elsewhere before it goes, and removed its own way: remove must leave a file that
+// has its name as it was. copy is called while the
 // segment can still be read; the first error ends the truncation, and what was not
 // removed stays.
 func (l *Log) TruncateBeforeFunc(position uint64, copy func(ClosedSegment) error, remove func(path string) error) error {
@@ -55,9 +56,17 @@ func (l *Log) dropOldest(s ClosedSegment, remove func(path string) error) error 
 		return nil // reset meanwhile
 	}
 	// Nobody begins to read what is no longer in the list.
+	oldest := l.closed[0]
 	l.closed = l.closed[1:]
 	l.mu.Unlock()
 	if err := remove(s.Path); err != nil {
+		if _, statErr := os.Lstat(s.Path); statErr == nil {
+			// It is still the log's: without it in the list the next one would go
+			// before it, and leave a hole.
+			l.mu.Lock()
+			l.closed = append([]closedFile{oldest}, l.closed...)
+			l.mu.Unlock()
+		}
 		return fmt.Errorf("segment: %w", err)
 	}
 	if err := syncDir(l.dir); err != nil {
