@@ -8,6 +8,13 @@ import (
 	"strings"
 )
 
+// What a checkpoint that is being removed is called; one whose files are to be
+// overwritten first is told from the others, so that a crash does not save them.
+const (
+	goneSuffix  = ".gone" + tmpSuffix
+	eraseSuffix = ".erase" + tmpSuffix
+)
+
 // Recover removes what crashes have left in the directory of checkpoints, and
 // gives the numbers of those that have their names, ascending.
 func Recover(parent string) ([]uint64, error) {
@@ -18,7 +25,8 @@ func Recover(parent string) ([]uint64, error) {
 	var numbers []uint64
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), tmpSuffix) {
-			if err := os.RemoveAll(filepath.Join(parent, e.Name())); err != nil {
+			path := filepath.Join(parent, e.Name())
+			if err := removeGone(path, strings.HasSuffix(path, eraseSuffix)); err != nil {
 				return nil, err
 			}
 			continue
@@ -34,8 +42,11 @@ func Recover(parent string) ([]uint64, error) {
 // Remove removes a checkpoint, with erase after overwriting its files. One that
 // is not there is removed already.
 func Remove(dir string, erase bool) error {
-	gone := dir + ".gone" + tmpSuffix
-	if err := os.RemoveAll(gone); err != nil {
+	gone := dir + goneSuffix
+	if erase {
+		gone = dir + eraseSuffix
+	}
+	if err := removeGone(gone, erase); err != nil {
 		return err
 	}
 	if err := os.Rename(dir, gone); err != nil {
@@ -47,8 +58,15 @@ func Remove(dir string, erase bool) error {
 	if err := syncDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
+	return removeGone(gone, erase)
+}
+
+func removeGone(gone string, erase bool) error {
 	if erase {
 		entries, err := os.ReadDir(gone)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
