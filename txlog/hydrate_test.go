@@ -108,6 +108,9 @@ const segmentPositions = 40
 func (k *keeping) retain(drop uint64, next *machine.Checkpoint, nodes ...uint64) {
 	k.t.Helper()
 	k.do(&command.Retain{Drop: []uint64{drop}, LogFrom: next.Position + 1})
+	for _, keeper := range k.keepers {
+		keeper.Wake() // not needed, but quicker
+	}
 	for _, id := range nodes {
 		k.eventually("a dropped checkpoint's files and log to go", func() bool {
 			_, err := os.Lstat(k.copyDir(id, drop))

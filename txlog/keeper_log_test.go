@@ -222,7 +222,7 @@ func crashWhileCut(t *testing.T, archive bool) {
 	erased := 0
 	keeper.erase = func(path string) error {
 		erased++
-		if erased > 2 {
+		if erased > 1 {
 			return checkpoint.Erase(path)
 		}
 		crash()
