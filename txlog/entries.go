@@ -27,16 +27,9 @@ func (k *Keeper) EntriesFrom(from uint64) (EntryReader, error) {
 		return nil, err
 	}
 	e := &entries{keeper: k, next: from, end: rec.meta.Position, release: k.HoldLog(from)}
-	log := k.replica.openLogFiles()
-	if log == nil {
+	if err := e.locate(); err != nil {
 		e.release()
-		return nil, ErrClosed
-	}
-	if first := log.First(); from < first {
-		if e.archived, err = k.archivedFrom(&rec, from, first); err != nil {
-			e.release()
-			return nil, err
-		}
+		return nil, err
 	}
 	return e, nil
 }
@@ -75,6 +68,8 @@ type entries struct {
 	next     uint64
 	end      uint64
 	archived []checkpoint.Archived
+	// log is read after archived.
+	log *segment.Log
 
 	// pull gives the records of the part that is being read, stop ends it.
 	pull func() (segment.Record, error, bool)
@@ -99,6 +94,13 @@ func (e *entries) Next(ctx context.Context) (command.Entry, int, error) {
 			e.closePart()
 			continue
 		}
+		if e.moved(err) {
+			e.closePart()
+			if err := e.locate(); err != nil {
+				return command.Entry{}, 0, err
+			}
+			continue
+		}
 		if err != nil {
 			return command.Entry{}, 0, err
 		}
@@ -117,14 +119,43 @@ func (e *entries) Next(ctx context.Context) (command.Entry, int, error) {
 	}
 }
 
+// locate finds where the next position is: in the archive or in the log.
+func (e *entries) locate() error {
+	e.archived, e.log = nil, e.keeper.replica.openLogFiles()
+	if e.log == nil {
+		return ErrClosed
+	}
+	first := e.log.First()
+	if e.next >= first {
+		return nil
+	}
+	rec, err := e.keeper.read()
+	if err != nil {
+		return err
+	}
+	e.archived, err = e.keeper.archivedFrom(&rec, e.next, first)
+	return err
+}
+
+// moved tells whether the next position may be elsewhere by now: the hold came
+// while the log was being cut, or a Raft snapshot or a rebuilding has replaced it.
+func (e *entries) moved(err error) bool {
+	if len(e.archived) > 0 {
+		return false
+	}
+	switch {
+	case errors.Is(err, segment.ErrTruncated):
+		return e.next < e.log.First()
+	case errors.Is(err, segment.ErrClosed):
+		return e.keeper.replica.openLogFiles() != e.log
+	}
+	return false
+}
+
 // open begins the next part: an archived segment, or a piece of the log.
 func (e *entries) open() error {
 	if len(e.archived) == 0 {
-		log := e.keeper.replica.openLogFiles()
-		if log == nil {
-			return ErrClosed
-		}
-		e.pull, e.stop = iter.Pull2(log.Read(e.next, entriesReadBytes))
+		e.pull, e.stop = iter.Pull2(e.log.Read(e.next, entriesReadBytes))
 		return nil
 	}
 	a := e.archived[0]

@@ -69,8 +69,11 @@ type HostConfig struct {
 	TLS    *TLSFiles
 	Logger *zap.Logger
 
-	// snapshotEntries and compactionOverhead are for tests.
+	// What follows is for tests. segmentBytes and keepVersions are passed to segment
+	// and store.
 	snapshotEntries, compactionOverhead uint64
+	segmentBytes                        int64
+	keepVersions                        time.Duration
 }
 
 func (c *HostConfig) ensureDefaults() {

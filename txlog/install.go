@@ -162,7 +162,7 @@ func (r *Replica) installLog(in io.Reader, h installHeader, stop <-chan struct{}
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
-	log, err := segment.Open(segment.Options{Dir: dir, End: segment.Start(h.first), Incarnation: h.incarnation})
+	log, err := segment.Open(segment.Options{Dir: dir, End: segment.Start(h.first), Incarnation: h.incarnation, SegmentBytes: r.segmentBytes})
 	if err != nil {
 		return nil, err
 	}

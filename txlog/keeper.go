@@ -89,8 +89,12 @@ type Keeper struct {
 	// problem is what the last turn failed with, nil when it did not.
 	problem  error
 	reported time.Time
-	// reclaimed is the run's.
+	// reclaimed and swept are the run's: swept tells that nothing is left of the log
+	// that was taken out of it and not removed.
 	reclaimed time.Time
+	swept     bool
+	// erase is checkpoint.Erase but in tests.
+	erase func(path string) error
 
 	wake   chan struct{}
 	cancel context.CancelFunc
@@ -120,7 +124,7 @@ func StartKeeper(c KeeperConfig) (*Keeper, error) {
 		config: c, replica: c.Replica,
 		log:    c.Logger.Named("keeper").With(zap.String("group", c.Replica.config.Group)),
 		copies: make(map[uint64]*localCopy), inUse: make(map[uint64]int), logHolds: make(map[uint64]int),
-		wake: make(chan struct{}, 1), done: make(chan struct{}),
+		erase: checkpoint.Erase, wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	numbers, err := checkpoint.Recover(c.Dir)
 	if err != nil {
@@ -128,6 +132,10 @@ func StartKeeper(c KeeperConfig) (*Keeper, error) {
 	}
 	for _, n := range numbers {
 		k.copies[n] = k.look(n)
+	}
+	// What fails here fails in the first turn too, which tells of it.
+	if rec, err := k.read(); err == nil {
+		k.quarantine(&rec)
 	}
 	k.replica.onCut(k.Wake)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -248,6 +256,12 @@ func (k *Keeper) turn(ctx context.Context) error {
 		return nil
 	}
 	var errs []error
+	if found := k.quarantine(&rec); !found && k.replica.Quarantined() != nil {
+		// Retention has dropped the checkpoint that found it.
+		if err := k.rebuildReplica(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	for i := range rec.checkpoints {
 		if err := k.keep(ctx, &rec, &rec.checkpoints[i]); err != nil {
 			errs = append(errs, fmt.Errorf("checkpoint %d: %w", rec.checkpoints[i].Number, err))
@@ -334,6 +348,23 @@ func (k *Keeper) fetch(ctx context.Context, c *machine.Checkpoint) error {
 	return nil
 }
 
+// quarantine keeps a state from being read that the records know to be wrong. A
+// restart forgets it; the records do not, until the replica is rebuilt and its new
+// copy recorded. found tells whether they know it.
+func (k *Keeper) quarantine(rec *records) (found bool) {
+	for i := range rec.checkpoints {
+		c := &rec.checkpoints[i]
+		if mine := findCopy(c, k.config.Node); mine == nil || mine.State != command.CopyDifferent {
+			continue
+		}
+		if local := k.copy(c.Number); local == nil || !local.rebuilt {
+			found = true
+			k.replica.Quarantine(fmt.Errorf("its copy of checkpoint %d differs from that of the other replicas", c.Number))
+		}
+	}
+	return found
+}
+
 // rebuild answers the finding that this replica's copy differs from the group's:
 // the replica's state may be wrong anywhere, so all of it is replaced.
 func (k *Keeper) rebuild(ctx context.Context, c *machine.Checkpoint) error {
@@ -342,11 +373,7 @@ func (k *Keeper) rebuild(ctx context.Context, c *machine.Checkpoint) error {
 	rebuilt := local != nil && local.rebuilt
 	k.mu.Unlock()
 	if !rebuilt {
-		k.replica.Quarantine(fmt.Errorf("its copy of checkpoint %d differs from that of the other replicas", c.Number))
-		if err := k.replica.giveUpLeadership(); err != nil {
-			return err
-		}
-		if err := k.replica.Rebuild(ctx); err != nil {
+		if err := k.rebuildReplica(ctx); err != nil {
 			return err
 		}
 		if err := checkpoint.Remove(k.path(c.Number), false); err != nil {
@@ -360,6 +387,13 @@ func (k *Keeper) rebuild(ctx context.Context, c *machine.Checkpoint) error {
 		return nil // to be reported
 	}
 	return k.fetch(ctx, c)
+}
+
+func (k *Keeper) rebuildReplica(ctx context.Context) error {
+	if err := k.replica.giveUpLeadership(); err != nil {
+		return err
+	}
+	return k.replica.Rebuild(ctx)
 }
 
 func (k *Keeper) copy(number uint64) *localCopy {

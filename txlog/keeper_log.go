@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -70,17 +71,14 @@ func (k *Keeper) dropLog(ctx context.Context, rec *records) error {
 			return nil
 		}
 	}
-	if from <= 1 {
-		return nil
-	}
 	log := k.replica.openLogFiles()
-	if log == nil || log.First() >= from {
+	if log == nil || log.First() >= from && k.swept {
 		return nil
 	}
 	before := log.First()
 	remove := os.Remove
 	if rec.policy.Erase {
-		remove = checkpoint.Erase
+		remove = k.erase
 	}
 	err := log.TruncateBeforeFunc(from, func(s segment.ClosedSegment) error {
 		if rec.policy.ArchiveDir == "" || ctx.Err() != nil {
@@ -95,6 +93,7 @@ func (k *Keeper) dropLog(ctx context.Context, rec *records) error {
 	if errors.Is(err, segment.ErrClosed) {
 		return nil // a Raft snapshot has replaced the log, or the replica stops
 	}
+	k.swept = err == nil
 	if err != nil {
 		return err
 	}
@@ -141,13 +140,13 @@ func (k *Keeper) HoldLog(position uint64) (release func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.logHolds[position]++
-	return func() {
+	return sync.OnceFunc(func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if k.logHolds[position]--; k.logHolds[position] == 0 {
 			delete(k.logHolds, position)
 		}
-	}
+	})
 }
 
 // Usage is what a group takes on a node's disk.
@@ -199,13 +198,13 @@ func (k *Keeper) Open(number uint64) (r *checkpoint.Reader, close func(), err er
 	}
 	k.inUse[number]++
 	k.mu.Unlock()
-	close = func() {
+	close = sync.OnceFunc(func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if k.inUse[number]--; k.inUse[number] == 0 {
 			delete(k.inUse, number)
 		}
-	}
+	})
 	r, err = checkpoint.Open(k.path(number))
 	if err != nil {
 		close()

@@ -18,8 +18,10 @@ import (
 // cuts are the cuts of a replica whose states are held until their files are
 // written. The store forgets holds when it is closed; holdsOf tells it again.
 type cuts struct {
-	mu    sync.Mutex
-	held  map[uint64]*heldCut // by checkpoint number
+	mu   sync.Mutex
+	held map[uint64]*heldCut // by checkpoint number
+	// fresh: a cut was held since woken was told last.
+	fresh bool
 	woken func()
 }
 
@@ -40,10 +42,18 @@ func (r *Replica) holdCut(c *machine.Checkpoint) error {
 		old.hold.Release() // the entry is applied again, after an update that failed
 	}
 	r.cuts.held[c.Number] = &heldCut{index: c.Index, hold: hold}
-	if r.cuts.woken != nil {
+	r.cuts.fresh = true
+	return nil
+}
+
+// publishCut tells of a cut once its entry can be read.
+func (r *Replica) publishCut() {
+	r.cuts.mu.Lock()
+	defer r.cuts.mu.Unlock()
+	if r.cuts.fresh && r.cuts.woken != nil {
 		r.cuts.woken()
 	}
-	return nil
+	r.cuts.fresh = false
 }
 
 // onCut sets who is told of cuts.

@@ -50,6 +50,7 @@ func (r *Replica) storeOptions() store.Options {
 		MaxEntryKeys:  int(bound.Keys) + keys,
 		Barrier:       r.syncLog,
 		Holds:         r.wantedHolds,
+		KeepVersions:  r.keepVersions,
 		Logger:        r.log,
 	}
 }
@@ -152,7 +153,7 @@ func (r *Replica) openLog(st *store.Store) (*logFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	log, err := segment.Open(segment.Options{Dir: r.logDir(id), End: end, Incarnation: meta.Incarnation})
+	log, err := segment.Open(segment.Options{Dir: r.logDir(id), End: end, Incarnation: meta.Incarnation, SegmentBytes: r.segmentBytes})
 	if err != nil {
 		return nil, err
 	}

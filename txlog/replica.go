@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/raftio"
@@ -41,6 +42,9 @@ type Replica struct {
 	empty   bool
 	machine *machine.Machine
 	limits  command.Limits
+	// segmentBytes and keepVersions are those of the host's configuration.
+	segmentBytes int64
+	keepVersions time.Duration
 	// located is false until the state says where the log ends: after the first
 	// start and after an install, the next entry does.
 	located  bool
@@ -77,7 +81,11 @@ func newReplica(h *Host, c ReplicaConfig) *Replica {
 		dir:     h.ReplicaDir(c.ShardID, c.ReplicaID),
 		machine: machine.New(),
 		limits:  c.Limits,
-		stop:    make(chan struct{}),
+
+		segmentBytes: h.config.segmentBytes,
+		keepVersions: h.config.keepVersions,
+
+		stop: make(chan struct{}),
 
 		left:       make(chan struct{}),
 		fileClosed: make(chan struct{}),

@@ -121,6 +121,7 @@ func (r *Replica) applySome(entries []statemachine.Entry) (n int, err error) {
 		return 0, err
 	}
 	r.publish(r.files.log.Next() - 1)
+	r.publishCut()
 	return n, nil
 }
 
