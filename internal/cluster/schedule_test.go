@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -169,4 +170,16 @@ func TestScheduleOutlivesCoordinators(t *testing.T) {
 			t.Errorf("checkpoint %d (%s) came only %s after the one before", c.Id, c.Trigger, gap)
 		}
 	}
+}
+
+// restore runs a restore at some node to its end.
+func (o operators) restore(ctx context.Context, req *pb.RestoreRequest) (*pb.RestoreResult, error) {
+	for _, c := range o {
+		stream, err := c.Restore(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return lastResult(stream)
+	}
+	return nil, errors.New("no node to ask")
 }
