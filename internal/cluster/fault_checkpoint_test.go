@@ -336,6 +336,8 @@ func (k *kept) eventually(what string, missing func() string) {
 func (k *kept) check(ctx context.Context, group string) {
 	all, err := k.operators.list(ctx, group)
 	want(k.t, nil, err)
+	position, now, err := live(ctx, k.client, group, vaultSides...)
+	want(k.t, nil, err)
 	var past *history
 	var restores []*pb.RestoreRequest
 	for _, c := range all {
@@ -365,13 +367,11 @@ func (k *kept) check(ctx context.Context, group string) {
 		}
 		break
 	}
-	now, err := live(ctx, k.client, group)
-	want(k.t, nil, err)
-	if diff := now.differs(past.at(past.last())); diff != "" || now.total() != vaultTotal {
+	if diff := now.differs(past.at(position)); diff != "" || now.total() != vaultTotal {
 		k.t.Errorf("group %s holds %d; %s as the log says", group, now.total(), diff)
 	}
 	checkEqualReplicas(ctx, k.t, k.client, group, k.cluster.Members())
-	position := past.first + rand.Uint64N(past.last()-past.first+1)
+	position = past.first + rand.Uint64N(past.last()-past.first+1)
 	restores = append(restores, &pb.RestoreRequest{To: &pb.RestoreRequest_Position{Position: position}})
 	if group == "archived" {
 		k.restoreArchived(ctx, past.first)
@@ -388,7 +388,7 @@ func (k *kept) restore(ctx context.Context, req *pb.RestoreRequest, group, as st
 	if err != nil {
 		k.t.Fatalf("restore %v: %v", req, err)
 	}
-	got, err := live(ctx, k.client, as)
+	_, got, err := live(ctx, k.client, as, vaultSides...)
 	want(k.t, nil, err)
 	if diff := got.differs(past.at(result.Position)); diff != "" || got.total() != vaultTotal {
 		k.t.Errorf("%v gave %d at position %d; %s as the log says", req, got.total(), result.Position, diff)
@@ -409,7 +409,7 @@ func (k *kept) restoreArchived(ctx context.Context, before uint64) {
 		k.t.Logf("position %d of 1 to %d: %v", position, before, err)
 		return
 	}
-	got, err := live(ctx, k.client, "long-ago")
+	_, got, err := live(ctx, k.client, "long-ago", vaultSides...)
 	want(k.t, nil, err)
 	if got.total() != vaultTotal || result.Position != position {
 		k.t.Errorf("position %d from the archive gave %d at position %d", position, got.total(), result.Position)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	pb "github.com/cohort-tx/cohort/api/cohort/v1"
@@ -86,8 +87,12 @@ func readBalances(dir string) (balances, error) {
 		return nil, err
 	}
 	held := balances{}
-	for _, side := range vaultSides {
-		s, err := r.Section("participant/" + side)
+	for _, section := range r.Manifest().Sections {
+		side, ok := strings.CutPrefix(section.Name, "participant/")
+		if !ok {
+			continue
+		}
+		s, err := r.Section(section.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -110,12 +115,11 @@ func readBalances(dir string) (balances, error) {
 
 var vaultSides = []string{"left", "right"}
 
-// live reads a group's money in one snapshot.
-func live(ctx context.Context, client *participant.Client, group string) (balances, error) {
-	var held balances
-	err := client.Group(group).View(ctx, func(view *participant.ReadTx) error {
-		held = balances{}
-		for _, side := range vaultSides {
+// live reads participants of a group in one snapshot, and its position.
+func live(ctx context.Context, client *participant.Client, group string, participants ...string) (position uint64, held balances, err error) {
+	err = client.Group(group).View(ctx, func(view *participant.ReadTx) error {
+		position, held = view.Position(), balances{}
+		for _, side := range participants {
 			for item, err := range view.Store(side).Scan("") {
 				if err != nil {
 					return err
@@ -129,7 +133,7 @@ func live(ctx context.Context, client *participant.Client, group string) (balanc
 		}
 		return nil
 	})
-	return held, err
+	return position, held, err
 }
 
 // history is what a group's log, read through the API, makes of the state at a
