@@ -20,16 +20,18 @@ import (
 
 const (
 	keptClients = 4 // of each group
+	// ballastBytes of each transfer fill segments of the log, so that it is cut.
+	ballastBytes = 16 << 10
 	// keptPatience bounds the wait for what must come after the faults.
 	keptPatience = 30 * time.Second
 
 	keptArchived = `group: archived
-participants: [{name: left}, {name: right}]
+participants: [{name: left}, {name: right}, {name: ballast}]
 checkpoint: {interval: 1s, log_bytes: 0, log_entries: 60, min_gap: 50ms, max_wait: 5s, max_pause: 1s}
 retention: {checkpoints: 2, log: archive, archive_dir: archive}
 `
 	keptDeleted = `group: deleted
-participants: [{name: left}, {name: right}]
+participants: [{name: left}, {name: right}, {name: ballast}]
 checkpoint: {interval: 1s, log_bytes: 0, log_entries: 60, min_gap: 50ms, max_wait: 5s, max_pause: 1s}
 retention: {checkpoints: 2, log: delete}
 `
@@ -133,13 +135,14 @@ func (k *kept) apply(ctx context.Context, file string) {
 // move is one client. What becomes of a transfer whose node dies does not matter:
 // it is whole or not there.
 func (k *kept) move(ctx context.Context, group string) {
+	heavy := make([]byte, ballastBytes)
 	for ctx.Err() == nil {
 		perm := rand.Perm(2)
 		amount := 1 + rand.Int64N(50)
 		source, target := account(rand.IntN(vaultAccounts)), account(rand.IntN(vaultAccounts))
 		_, err := k.client.Group(group).Run(ctx, func(tx *participant.Tx) error {
 			return errors.Join(tx.Store(vaultSides[perm[0]]).Add(source, -amount, participant.AtLeast(0)),
-				tx.Store(vaultSides[perm[1]]).Add(target, amount))
+				tx.Store(vaultSides[perm[1]]).Add(target, amount), tx.Store(ballast).Put(source, heavy))
 		})
 		if err == nil {
 			k.moved.Add(1)
@@ -359,6 +362,12 @@ func (k *kept) check(ctx context.Context, group string) {
 			}
 		}
 		restores = append(restores, &pb.RestoreRequest{To: &pb.RestoreRequest_Checkpoint{Checkpoint: c.Id}})
+	}
+	for _, err := range k.client.Group(group).Log(ctx, 1, participant.NoWait()) {
+		if !errors.Is(err, participant.ErrTruncated) {
+			k.t.Errorf("group %s: the log was not cut, so that nothing is shown of that: %v", group, err)
+		}
+		break
 	}
 	for _, operator := range k.operators {
 		result, err := verify(ctx, operator, group, 0) // the archive too
