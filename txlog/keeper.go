@@ -91,8 +91,8 @@ type Keeper struct {
 	reported time.Time
 	// reclaimed and swept are the run's: swept tells that nothing is left of the log
 	// that was taken out of it and not removed.
-	reclaimed time.Time
-	swept     bool
+	reclaimed, reclaimAt time.Time
+	swept                bool
 	// erase is checkpoint.Erase but in tests.
 	erase func(path string) error
 
@@ -271,7 +271,7 @@ func (k *Keeper) turn(ctx context.Context) error {
 		}
 	}
 	k.replica.releaseHolds(func(number uint64) bool { return k.holdWanted(&rec, number) })
-	errs = append(errs, k.dropFiles(ctx, &rec), k.dropLog(ctx, &rec), k.report(ctx, &rec))
+	errs = append(errs, k.dropFiles(ctx, &rec), k.dropLog(ctx, &rec), k.report(ctx, &rec), k.reclaim())
 	return errors.Join(errs...)
 }
 

@@ -99,7 +99,7 @@ func (k *Keeper) dropLog(ctx context.Context, rec *records) error {
 	}
 	if now := log.First(); now > before {
 		k.log.Info("log cut", zap.Uint64("first_position", now))
-		return k.reclaim()
+		k.reclaimAt = time.Now().Add(reclaimAfter)
 	}
 	return nil
 }
@@ -117,12 +117,17 @@ func (r *Replica) openLogFiles() *segment.Log {
 // reclaimEvery bounds how often the store is merged: it reads and writes much.
 const reclaimEvery = 10 * time.Minute
 
-// reclaim lets the store give back what nobody can read any more.
+// reclaimAfter is waited after the log was cut: what was held for a checkpoint is
+// below the store's discard floor only then, and merging it before would keep it.
+const reclaimAfter = 15 * time.Second
+
+// reclaim lets the store give back what nobody can read any more, if that is due.
 func (k *Keeper) reclaim() error {
-	if time.Since(k.reclaimed) < reclaimEvery {
+	now := time.Now()
+	if k.reclaimAt.IsZero() || now.Before(k.reclaimAt) || now.Sub(k.reclaimed) < reclaimEvery {
 		return nil
 	}
-	k.reclaimed = time.Now()
+	k.reclaimed, k.reclaimAt = now, time.Time{}
 	k.replica.mu.RLock()
 	st, closed := k.replica.store, k.replica.closed
 	k.replica.mu.RUnlock()
