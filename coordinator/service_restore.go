@@ -420,7 +420,7 @@ func hydratedToWire(h *txlog.Hydrated) *pb.HydrateResult {
 	return &pb.HydrateResult{
 		Digest: slices.Clone(h.Digest[:]), Position: h.Meta.Position, Entries: h.Entries, Bytes: h.Bytes,
 		Sections: sectionsToWire(h.Sections), LoadSeconds: h.Load.Seconds(), ReplaySeconds: h.Replay.Seconds(),
-		ConfigVersion: h.Meta.ConfigVersion,
+		ConfigVersion: h.Meta.ConfigVersion, TimeUnixNano: h.Meta.TimeUnixNano,
 	}
 }
 
@@ -478,7 +478,7 @@ func (r *restoring) asNewGroup(ctx context.Context, plan *restorePlan, as string
 
 func (p *restorePlan) result(group string, incarnation uint64, h *hydrated) *pb.RestoreResult {
 	return &pb.RestoreResult{
-		Group: group, Incarnation: incarnation, Checkpoint: p.checkpoint, Position: p.position,
+		Group: group, Incarnation: incarnation, Checkpoint: p.checkpoint, Position: p.position, Time: timeToWire(h.result.GetTimeUnixNano()),
 		EntriesReplayed: h.result.GetEntries(), Bytes: h.result.GetBytes(), Nodes: h.nodes,
 		Participants: participantSections(h.result.GetSections()),
 		LoadSeconds:  h.result.GetLoadSeconds(), ReplaySeconds: h.result.GetReplaySeconds(),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -221,10 +222,10 @@ func lastResult(stream grpc.ServerStreamingClient[pb.RestoreProgress]) (*pb.Rest
 
 // Would break: a checkpoint that is no exact point: half a transfer in it, money
 // made or lost, or a position that does not say what is in it.
-func TestCheckpointsUnderLoadAreExact(t *testing.T) {
+func TestFaultCheckpointsUnderLoadAreExact(t *testing.T) {
 	rounds := 30
-	if testing.Short() {
-		rounds = 5
+	if os.Getenv("COHORT_FAULT_SECONDS") != "" {
+		rounds = 200 // the longer fault runs
 	}
 	v := openVault(t, vaultGroup)
 	v.move(8)

@@ -179,7 +179,7 @@ func apply(b *testing.B, addr string) {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
 	defer cancel()
-	applyGroup(ctx, b, client, "group: bench\nparticipants: [{name: a}, {name: b}]\n")
+	applyGroup(ctx, b, client, "group: bench\nparticipants: [{name: a}, {name: b}]\ncheckpoint: {interval: 2h, log_bytes: 0, log_entries: 0, min_gap: 0s, max_pause: 2s}\n")
 }
 
 // startRaw starts the shard that does nothing and has it led from the group's

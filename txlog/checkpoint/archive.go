@@ -78,11 +78,12 @@ func ArchivedCheckpointName(number uint64) string { return DirName(number) + ".t
 // archiveFile writes a file under a temporary name, verifies it, and gives it its
 // name, durably.
 func archiveFile(path string, write func(io.Writer) error, verify func(tmp string) error) error {
-	if _, err := os.Lstat(path); err == nil {
-		return nil
-	}
 	dir := filepath.Dir(path)
-	if err := mkdirAll(dir); err != nil {
+	if _, err := os.Lstat(path); err == nil {
+		// A crash may have come between the rename and the sync of the directory.
+		return syncPath(dir)
+	}
+	if err := makeDirs(dir); err != nil {
 		return err
 	}
 	tmp := path + tmpSuffix
@@ -102,6 +103,23 @@ func archiveFile(path string, write func(io.Writer) error, verify func(tmp strin
 		return errors.Join(err, removeFile(tmp))
 	}
 	return syncPath(dir)
+}
+
+// makeDirs is os.MkdirAll that is durable: what is archived is removed elsewhere.
+func makeDirs(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := makeDirs(parent); err != nil {
+			return err
+		}
+	}
+	if err := mkdirAll(dir); err != nil {
+		return err
+	}
+	return syncPath(parent)
 }
 
 // An archived segment ends in a frame that zstd skips: its head, and the SHA-256

@@ -710,6 +710,8 @@ type HydrateResult struct {
 	ReplaySeconds float64                `protobuf:"fixed64,7,opt,name=replay_seconds,json=replaySeconds,proto3" json:"replay_seconds,omitempty"`
 	// Version of the definition in the state.
 	ConfigVersion uint64 `protobuf:"varint,8,opt,name=config_version,json=configVersion,proto3" json:"config_version,omitempty"`
+	// Time of the last entry in the state.
+	TimeUnixNano  int64 `protobuf:"varint,9,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -796,6 +798,13 @@ func (x *HydrateResult) GetReplaySeconds() float64 {
 func (x *HydrateResult) GetConfigVersion() uint64 {
 	if x != nil {
 		return x.ConfigVersion
+	}
+	return 0
+}
+
+func (x *HydrateResult) GetTimeUnixNano() int64 {
+	if x != nil {
+		return x.TimeUnixNano
 	}
 	return 0
 }
@@ -3225,7 +3234,7 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\vbytes_total\x18\x03 \x01(\x04R\n" +
 	"bytesTotal\x12\x1a\n" +
 	"\bposition\x18\x04 \x01(\x04R\bposition\x120\n" +
-	"\x06result\x18\x05 \x01(\v2\x18.cohort.v1.HydrateResultR\x06result\"\x9a\x02\n" +
+	"\x06result\x18\x05 \x01(\v2\x18.cohort.v1.HydrateResultR\x06result\"\xc0\x02\n" +
 	"\rHydrateResult\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x18\n" +
@@ -3234,7 +3243,8 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\bsections\x18\x05 \x03(\v2\x18.cohort.v1.SectionReportR\bsections\x12!\n" +
 	"\fload_seconds\x18\x06 \x01(\x01R\vloadSeconds\x12%\n" +
 	"\x0ereplay_seconds\x18\a \x01(\x01R\rreplaySeconds\x12%\n" +
-	"\x0econfig_version\x18\b \x01(\x04R\rconfigVersion\"$\n" +
+	"\x0econfig_version\x18\b \x01(\x04R\rconfigVersion\x12$\n" +
+	"\x0etime_unix_nano\x18\t \x01(\x03R\ftimeUnixNano\"$\n" +
 	"\fProbeRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"\x9d\x01\n" +
 	"\rProbeResponse\x12\x12\n" +
