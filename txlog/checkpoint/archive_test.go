@@ -162,3 +162,9 @@ func TestListArchive(t *testing.T) {
 		t.Fatalf("got %v, %v", got, err)
 	}
 }
+
+// discardAll reads a segment and is content with it.
+func discardAll(in io.Reader) error {
+	_, err := io.Copy(io.Discard, in)
+	return err
+}
