@@ -27,7 +27,6 @@ import (
 // forged is a section as somebody who wants to do harm writes it: its digests are
 // right as far as they are not the harm.
 type forged struct {
-	file        SectionFile
 	compressed  []byte
 	keys, bytes uint64
 }
