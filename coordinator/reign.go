@@ -69,7 +69,7 @@ func newReign(c *Coordinator, epoch, incarnation uint64, config protocol.Config)
 		began:       time.Now(),
 		inbox:       newMailbox(),
 		reader:      newReader(),
-		proposals:   make(chan *protocol.Propose, protocol.MaxEntriesInFlight),
+		proposals:   make(chan *protocol.Propose, protocol.MaxProposals),
 		core:        protocol.New(config),
 		snapshots:   make(map[uint64]*shared),
 		waiting:     make(map[uint64]*waiter),
@@ -84,7 +84,7 @@ func (g *reign) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	var helpers sync.WaitGroup
 	helpers.Go(func() { g.read(ctx) })
-	for range protocol.MaxEntriesInFlight {
+	for range protocol.MaxProposals {
 		helpers.Go(func() { g.proposer(ctx) })
 	}
 	g.loop(ctx)
@@ -201,7 +201,7 @@ func (g *reign) checkIdle() {
 }
 
 // proposer sends entries to the log and brings back what became of them. There
-// are as many as entries may be in flight.
+// are as many as there may be on their way.
 func (g *reign) proposer(ctx context.Context) {
 	for {
 		var e *protocol.Propose

@@ -202,7 +202,7 @@ type pace struct {
 
 // paceShare is what a writer rests, as a multiple of what it worked, while
 // transactions commit.
-const paceShare = 4
+const paceShare = 9
 
 func newPace(ctx context.Context, position func() uint64) *pace {
 	return &pace{ctx: ctx, position: position, last: position(), began: time.Now()}

@@ -97,10 +97,17 @@ func (c *Core) requeue(a *attempt) {
 // flush proposes what the batching rule lets: at once when nothing is in flight,
 // otherwise once as much is queued as is in flight, or an entry is full. So a
 // lone transaction waits for nobody, and under load entries grow by doubling
-// until they are as large as they should be.
+// until they are as large as they should be. While a checkpoint drains nothing
+// comes after what is queued, so it goes on its way at once: the pause is two
+// entries long, this and the cut's.
 func (c *Core) flush() {
-	for len(c.queue) > 0 && len(c.entries) < MaxEntriesInFlight && c.pauseTimer.place == 0 {
-		if len(c.entries) > 0 && len(c.queue) < min(c.inEntries, MaxEntryCommands) && c.queueBytes < MaxEntryBytes {
+	draining := c.checkpoint != nil && c.checkpoint.phase == phaseDraining
+	most := MaxEntriesInFlight
+	if draining {
+		most = MaxProposals
+	}
+	for len(c.queue) > 0 && len(c.entries) < most && c.pauseTimer.place == 0 {
+		if !draining && len(c.entries) > 0 && len(c.queue) < min(c.inEntries, MaxEntryCommands) && c.queueBytes < MaxEntryBytes {
 			return
 		}
 		if works := c.takeBatch(); len(works) > 0 {

@@ -13,6 +13,8 @@ const (
 	// MaxEntriesInFlight keeps Raft's pipeline busy while one entry is applied.
 	// Beyond it batches grow instead.
 	MaxEntriesInFlight = 4
+	// MaxProposals is that with the one more that a checkpoint sends on its way.
+	MaxProposals = MaxEntriesInFlight + 1
 	// MaxWaiters of one attempt or step: the same request sent again and again.
 	MaxWaiters = 16
 	// MaxSteps of one attempt; their results are stored until it ends.

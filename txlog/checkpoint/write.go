@@ -20,6 +20,9 @@ const (
 	tmpSuffix = ".tmp"
 	// paceBytes is how much is written between two calls of Options.Pace.
 	paceBytes = 256 << 10
+	// syncBytes of a file are made durable at a time: at its end a large one would
+	// keep the disk from everybody else.
+	syncBytes = 4 << 20
 	// windowBytes bounds what zstd refers back to, and with it a reader's memory.
 	windowBytes = 1 << 20
 )
@@ -71,6 +74,7 @@ type SectionWriter struct {
 	digest *command.SectionHash
 	head   []byte
 	since  int
+	synced uint64
 	last   []byte
 	any    bool
 }
@@ -126,6 +130,10 @@ func (s *SectionWriter) Add(key, value []byte) error {
 			s.w.options.Pace(s.since)
 		}
 		s.since = 0
+		if s.size.n-s.synced >= syncBytes {
+			s.synced = s.size.n
+			return syncHandle(s.file)
+		}
 	}
 	return nil
 }
