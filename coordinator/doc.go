@@ -24,6 +24,18 @@
 //   - *Indeterminate: not known here. Outcome, or the same Commit again, tells.
 //   - ErrNotServing: nothing was started. Another node, or this one later.
 //
+// # Checkpoints
+//
+// A reign looks at the schedule every 250 ms and when something is asked for. One
+// checkpoint at a time goes through the core: gate, quiescence, the Checkpoint
+// alone in its entry, gate open. What the keepers of the nodes report of their
+// copies and disks becomes ReportCopy entries, Retain entries, and refusals of
+// commits. Everything that a next reign must know is in the log.
+//
+// Restore, import and drill run on the node that coordinates the group. In place,
+// the directory's BeginIncarnation is the point of no return: before it plan
+// and seal are taken back, by the request or, once sealed, by the next reign.
+//
 // # What the end of things leaves
 //
 //	the caller goes            the decision is made all the same
@@ -33,4 +45,6 @@
 //	an agent's session ends    its instances are gone, for now
 //	the lead is lost           proposed: indeterminate; the rest: aborted, moved
 //	the process dies           the same, with nobody left to say so
+//	a checkpoint is under way  not cut: taken by the next reign, if asked for or due;
+//	                           cut: its copies are written all the same
 package coordinator

@@ -21,9 +21,15 @@
 //	CreateGroup    the name is free, members are nodes      no change
 //	SetDefinition  the version is the expected one          no change
 //	MarkStarted    the replica exists                       no change
+//	PlanRestore    no other restore is under way            no change
+//	CancelRestore  it is planned and has not begun          no change
+//	BeginIncarnation  the plan is its own, a majority of    no change
+//	               the members has the files
 //
 // Otherwise a command is refused: a result, never an error of the machine. Shard
-// and replica ids are counted up and never given twice.
+// and replica ids are counted up and never given twice. An incarnation has a shard
+// of its own; IndexBase and EpochBase keep its indexes and epochs apart from those
+// before it.
 //
 // # A node that lost its memory
 //

@@ -3,7 +3,7 @@
 //
 // A Host is one node's dragonboat NodeHost. A Replica is one group's shard on it:
 // the pure machine of txlog/machine over one store (participant/store) and one
-// log (txlog/segment).
+// log (txlog/segment). A Keeper sees to the group's checkpoints on the node.
 //
 //	Propose ─▶ Raft ─▶ Update, on every replica, in log order:
 //	    for each Raft entry
@@ -35,6 +35,25 @@
 // which names the old log; after it the new store, which has no local record of
 // its log yet and therefore is at log-<its S>.
 //
+// # Checkpoints
+//
+// A cut is the state at the Raft index of its entry, which the store holds until
+// the node has files of it. The Keeper makes the files on this node agree with the
+// records in the group's state, and decides anew from both at each turn:
+//
+//	a cut without files         written from the held state; fetched from another
+//	                            node when that is gone and the checkpoint complete
+//	a complete checkpoint       put into the archive, if there is one
+//	files without a record      erased if the policy says so, removed
+//	log before LogFrom          archived, erased, removed, a segment at a time
+//	a copy that is different    the replica is quarantined and rebuilt
+//
+// Files and log that are being read are not removed meanwhile. Hydrate makes a
+// replica's files from a checkpoint and the log after it, for a new incarnation:
+// its indexes and epochs begin at ReplicaConfig's IndexBase and EpochBase, and a
+// member without files starts empty and takes another's state before it applies
+// its first entry.
+//
 // # Failures
 //
 //	crash of the process         opens at S, Raft replays the rest
@@ -44,4 +63,7 @@
 //	damaged Raft snapshot        nothing more, leaves its shard, so that another
 //	                             replica leads, and Status says why; others go on
 //	wiped directory              StartReplica fails with ErrLogLost
+//	state differs from others'   ErrQuarantined for readers until it is rebuilt
+//	damaged copy                 given up, fetched again; never read from
+//	crash while hydrating        nothing: the files have no place yet
 package txlog

@@ -1,8 +1,9 @@
 // Package node assembles one node of a cluster: data directory, Raft host,
-// directory, a replica and a coordinator for each group that the directory
-// places here, the agent of the instances attached here, the gRPC API with
-// health and reflection, and HTTP for metrics and health. It uses no dependency
-// injection; cmd/cohort wires it, tests and internal/cluster call it.
+// directory, a replica, a coordinator and a keeper of checkpoints for each group
+// that the directory places here, what makes the files of restored groups, the
+// agent of the instances attached here, the gRPC API with health and reflection,
+// and HTTP for metrics and health. It uses no dependency injection; cmd/cohort
+// wires it, tests and internal/cluster call it.
 //
 //	New ─▶ Start ─▶ (registered, replicas started: Ready) ─▶ Close
 //	                                                     └─▶ Kill
