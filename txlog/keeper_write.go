@@ -150,6 +150,7 @@ func (k *Keeper) write(ctx context.Context, c *machine.Checkpoint) error {
 		return err
 	}
 	pace := newPace(ctx, k.replica.Position)
+	pace.rest(writeAfter)
 	w, err := checkpoint.Create(k.path(c.Number), checkpoint.Manifest{
 		Group: k.replica.config.Group, Number: c.Number, Incarnation: c.Incarnation, Position: c.Position,
 		Index: c.Index, LogHash: c.LogHash, TimeUnixNano: c.TimeUnixNano, Node: k.config.Node,
@@ -204,6 +205,10 @@ type pace struct {
 // transactions commit.
 const paceShare = 9
 
+// writeAfter is waited after a cut before its files are begun: the gate opens, and
+// what waited at it goes, while no writer competes for the processor.
+const writeAfter = 50 * time.Millisecond
+
 func newPace(ctx context.Context, position func() uint64) *pace {
 	return &pace{ctx: ctx, position: position, last: position(), began: time.Now()}
 }
@@ -213,12 +218,16 @@ func (p *pace) wait(int) {
 	busy := now != p.last
 	p.last = now
 	if worked := time.Since(p.began); busy && worked > 0 {
-		timer := time.NewTimer(min(paceShare*worked, time.Second))
-		select {
-		case <-timer.C:
-		case <-p.ctx.Done():
-			timer.Stop()
-		}
+		p.rest(min(paceShare*worked, time.Second))
 	}
 	p.began = time.Now()
+}
+
+func (p *pace) rest(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-p.ctx.Done():
+	}
 }

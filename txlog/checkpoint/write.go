@@ -19,7 +19,7 @@ import (
 const (
 	tmpSuffix = ".tmp"
 	// paceBytes is how much is written between two calls of Options.Pace.
-	paceBytes = 256 << 10
+	paceBytes = 64 << 10
 	// syncBytes of a file are made durable at a time: at its end a large one would
 	// keep the disk from everybody else.
 	syncBytes = 4 << 20
