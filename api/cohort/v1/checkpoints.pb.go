@@ -418,11 +418,13 @@ func (x *CheckpointInfo) GetOnly() []string {
 }
 
 type CheckpointParticipant struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Keys          uint64                 `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`
-	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Digest        []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Keys   uint64                 `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`
+	Bytes  uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Digest []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	// State of its own; absent when it has none, or none was captured yet.
+	State         *CheckpointState `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -485,6 +487,92 @@ func (x *CheckpointParticipant) GetDigest() []byte {
 	return nil
 }
 
+func (x *CheckpointParticipant) GetState() *CheckpointState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+// CheckpointState is a participant's captured state in a checkpoint.
+type CheckpointState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// wanted, captured, inherited or failed. An inherited one was captured for an
+	// earlier checkpoint; the log after its position belongs to it.
+	State         string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	Position      uint64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	Bytes         uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Sha256        []byte `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointState) Reset() {
+	*x = CheckpointState{}
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointState) ProtoMessage() {}
+
+func (x *CheckpointState) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointState.ProtoReflect.Descriptor instead.
+func (*CheckpointState) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CheckpointState) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *CheckpointState) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *CheckpointState) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CheckpointState) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *CheckpointState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type CheckpointCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -500,7 +588,7 @@ type CheckpointCopy struct {
 
 func (x *CheckpointCopy) Reset() {
 	*x = CheckpointCopy{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[5]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +600,7 @@ func (x *CheckpointCopy) String() string {
 func (*CheckpointCopy) ProtoMessage() {}
 
 func (x *CheckpointCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[5]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +613,7 @@ func (x *CheckpointCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointCopy.ProtoReflect.Descriptor instead.
 func (*CheckpointCopy) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{5}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CheckpointCopy) GetNode() string {
@@ -581,7 +669,7 @@ type VerifyCheckpointRequest struct {
 
 func (x *VerifyCheckpointRequest) Reset() {
 	*x = VerifyCheckpointRequest{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[6]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +681,7 @@ func (x *VerifyCheckpointRequest) String() string {
 func (*VerifyCheckpointRequest) ProtoMessage() {}
 
 func (x *VerifyCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[6]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +694,7 @@ func (x *VerifyCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*VerifyCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{6}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VerifyCheckpointRequest) GetGroup() string {
@@ -635,7 +723,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[7]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +735,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[7]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +748,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{7}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *VerifyProgress) GetBytesDone() uint64 {
@@ -694,7 +782,7 @@ type VerifyResult struct {
 
 func (x *VerifyResult) Reset() {
 	*x = VerifyResult{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[8]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +794,7 @@ func (x *VerifyResult) String() string {
 func (*VerifyResult) ProtoMessage() {}
 
 func (x *VerifyResult) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[8]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +807,7 @@ func (x *VerifyResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResult.ProtoReflect.Descriptor instead.
 func (*VerifyResult) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{8}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *VerifyResult) GetWhole() bool {
@@ -752,7 +840,7 @@ type VerifiedCopy struct {
 
 func (x *VerifiedCopy) Reset() {
 	*x = VerifiedCopy{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[9]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +852,7 @@ func (x *VerifiedCopy) String() string {
 func (*VerifiedCopy) ProtoMessage() {}
 
 func (x *VerifiedCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[9]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +865,7 @@ func (x *VerifiedCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifiedCopy.ProtoReflect.Descriptor instead.
 func (*VerifiedCopy) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{9}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VerifiedCopy) GetNode() string {
@@ -840,7 +928,7 @@ type ExportCheckpointRequest struct {
 
 func (x *ExportCheckpointRequest) Reset() {
 	*x = ExportCheckpointRequest{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[10]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +940,7 @@ func (x *ExportCheckpointRequest) String() string {
 func (*ExportCheckpointRequest) ProtoMessage() {}
 
 func (x *ExportCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[10]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +953,7 @@ func (x *ExportCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*ExportCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{10}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExportCheckpointRequest) GetGroup() string {
@@ -893,7 +981,7 @@ type FileChunk struct {
 
 func (x *FileChunk) Reset() {
 	*x = FileChunk{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[11]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +993,7 @@ func (x *FileChunk) String() string {
 func (*FileChunk) ProtoMessage() {}
 
 func (x *FileChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[11]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1006,7 @@ func (x *FileChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChunk.ProtoReflect.Descriptor instead.
 func (*FileChunk) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{11}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FileChunk) GetData() []byte {
@@ -948,7 +1036,7 @@ type ImportCheckpointRequest struct {
 
 func (x *ImportCheckpointRequest) Reset() {
 	*x = ImportCheckpointRequest{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[12]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1048,7 @@ func (x *ImportCheckpointRequest) String() string {
 func (*ImportCheckpointRequest) ProtoMessage() {}
 
 func (x *ImportCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[12]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1061,7 @@ func (x *ImportCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*ImportCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{12}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ImportCheckpointRequest) GetMessage() isImportCheckpointRequest_Message {
@@ -1027,7 +1115,7 @@ type ImportHeader struct {
 
 func (x *ImportHeader) Reset() {
 	*x = ImportHeader{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[13]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1127,7 @@ func (x *ImportHeader) String() string {
 func (*ImportHeader) ProtoMessage() {}
 
 func (x *ImportHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[13]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1140,7 @@ func (x *ImportHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportHeader.ProtoReflect.Descriptor instead.
 func (*ImportHeader) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{13}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ImportHeader) GetAs() string {
@@ -1088,7 +1176,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[14]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1188,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[14]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1201,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{14}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RestoreRequest) GetGroup() string {
@@ -1209,7 +1297,7 @@ type RestoreProgress struct {
 
 func (x *RestoreProgress) Reset() {
 	*x = RestoreProgress{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[15]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1309,7 @@ func (x *RestoreProgress) String() string {
 func (*RestoreProgress) ProtoMessage() {}
 
 func (x *RestoreProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[15]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1322,7 @@ func (x *RestoreProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreProgress.ProtoReflect.Descriptor instead.
 func (*RestoreProgress) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{15}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RestoreProgress) GetPhase() string {
@@ -1305,7 +1393,7 @@ type RestoreResult struct {
 
 func (x *RestoreResult) Reset() {
 	*x = RestoreResult{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[16]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1405,7 @@ func (x *RestoreResult) String() string {
 func (*RestoreResult) ProtoMessage() {}
 
 func (x *RestoreResult) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[16]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1418,7 @@ func (x *RestoreResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResult.ProtoReflect.Descriptor instead.
 func (*RestoreResult) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{16}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RestoreResult) GetGroup() string {
@@ -1447,7 +1535,7 @@ type DrillRequest struct {
 
 func (x *DrillRequest) Reset() {
 	*x = DrillRequest{}
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[17]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1547,7 @@ func (x *DrillRequest) String() string {
 func (*DrillRequest) ProtoMessage() {}
 
 func (x *DrillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_checkpoints_proto_msgTypes[17]
+	mi := &file_cohort_v1_checkpoints_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1560,7 @@ func (x *DrillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillRequest.ProtoReflect.Descriptor instead.
 func (*DrillRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{17}
+	return file_cohort_v1_checkpoints_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DrillRequest) GetGroup() string {
@@ -1521,12 +1609,19 @@ const file_cohort_v1_checkpoints_proto_rawDesc = "" +
 	"\n" +
 	"min_copies\x18\x13 \x01(\x04R\tminCopies\x128\n" +
 	"\tcompleted\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\tcompleted\x12\x12\n" +
-	"\x04only\x18\x15 \x03(\tR\x04only\"m\n" +
+	"\x04only\x18\x15 \x03(\tR\x04only\"\x9f\x01\n" +
 	"\x15CheckpointParticipant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04keys\x18\x02 \x01(\x04R\x04keys\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
-	"\x06digest\x18\x04 \x01(\fR\x06digest\"\xa7\x01\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\x120\n" +
+	"\x05state\x18\x05 \x01(\v2\x1a.cohort.v1.CheckpointStateR\x05state\"\x89\x01\n" +
+	"\x0fCheckpointState\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\fR\x06sha256\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xa7\x01\n" +
 	"\x0eCheckpointCopy\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
@@ -1630,60 +1725,62 @@ func file_cohort_v1_checkpoints_proto_rawDescGZIP() []byte {
 	return file_cohort_v1_checkpoints_proto_rawDescData
 }
 
-var file_cohort_v1_checkpoints_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_cohort_v1_checkpoints_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_cohort_v1_checkpoints_proto_goTypes = []any{
 	(*CreateCheckpointRequest)(nil), // 0: cohort.v1.CreateCheckpointRequest
 	(*ListCheckpointsRequest)(nil),  // 1: cohort.v1.ListCheckpointsRequest
 	(*ListCheckpointsResponse)(nil), // 2: cohort.v1.ListCheckpointsResponse
 	(*CheckpointInfo)(nil),          // 3: cohort.v1.CheckpointInfo
 	(*CheckpointParticipant)(nil),   // 4: cohort.v1.CheckpointParticipant
-	(*CheckpointCopy)(nil),          // 5: cohort.v1.CheckpointCopy
-	(*VerifyCheckpointRequest)(nil), // 6: cohort.v1.VerifyCheckpointRequest
-	(*VerifyProgress)(nil),          // 7: cohort.v1.VerifyProgress
-	(*VerifyResult)(nil),            // 8: cohort.v1.VerifyResult
-	(*VerifiedCopy)(nil),            // 9: cohort.v1.VerifiedCopy
-	(*ExportCheckpointRequest)(nil), // 10: cohort.v1.ExportCheckpointRequest
-	(*FileChunk)(nil),               // 11: cohort.v1.FileChunk
-	(*ImportCheckpointRequest)(nil), // 12: cohort.v1.ImportCheckpointRequest
-	(*ImportHeader)(nil),            // 13: cohort.v1.ImportHeader
-	(*RestoreRequest)(nil),          // 14: cohort.v1.RestoreRequest
-	(*RestoreProgress)(nil),         // 15: cohort.v1.RestoreProgress
-	(*RestoreResult)(nil),           // 16: cohort.v1.RestoreResult
-	(*DrillRequest)(nil),            // 17: cohort.v1.DrillRequest
-	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
+	(*CheckpointState)(nil),         // 5: cohort.v1.CheckpointState
+	(*CheckpointCopy)(nil),          // 6: cohort.v1.CheckpointCopy
+	(*VerifyCheckpointRequest)(nil), // 7: cohort.v1.VerifyCheckpointRequest
+	(*VerifyProgress)(nil),          // 8: cohort.v1.VerifyProgress
+	(*VerifyResult)(nil),            // 9: cohort.v1.VerifyResult
+	(*VerifiedCopy)(nil),            // 10: cohort.v1.VerifiedCopy
+	(*ExportCheckpointRequest)(nil), // 11: cohort.v1.ExportCheckpointRequest
+	(*FileChunk)(nil),               // 12: cohort.v1.FileChunk
+	(*ImportCheckpointRequest)(nil), // 13: cohort.v1.ImportCheckpointRequest
+	(*ImportHeader)(nil),            // 14: cohort.v1.ImportHeader
+	(*RestoreRequest)(nil),          // 15: cohort.v1.RestoreRequest
+	(*RestoreProgress)(nil),         // 16: cohort.v1.RestoreProgress
+	(*RestoreResult)(nil),           // 17: cohort.v1.RestoreResult
+	(*DrillRequest)(nil),            // 18: cohort.v1.DrillRequest
+	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
 }
 var file_cohort_v1_checkpoints_proto_depIdxs = []int32{
 	3,  // 0: cohort.v1.ListCheckpointsResponse.checkpoints:type_name -> cohort.v1.CheckpointInfo
-	18, // 1: cohort.v1.CheckpointInfo.time:type_name -> google.protobuf.Timestamp
+	19, // 1: cohort.v1.CheckpointInfo.time:type_name -> google.protobuf.Timestamp
 	4,  // 2: cohort.v1.CheckpointInfo.participants:type_name -> cohort.v1.CheckpointParticipant
-	5,  // 3: cohort.v1.CheckpointInfo.copies:type_name -> cohort.v1.CheckpointCopy
-	18, // 4: cohort.v1.CheckpointInfo.completed:type_name -> google.protobuf.Timestamp
-	8,  // 5: cohort.v1.VerifyProgress.result:type_name -> cohort.v1.VerifyResult
-	9,  // 6: cohort.v1.VerifyResult.copies:type_name -> cohort.v1.VerifiedCopy
-	13, // 7: cohort.v1.ImportCheckpointRequest.header:type_name -> cohort.v1.ImportHeader
-	18, // 8: cohort.v1.RestoreRequest.time:type_name -> google.protobuf.Timestamp
-	16, // 9: cohort.v1.RestoreProgress.result:type_name -> cohort.v1.RestoreResult
-	18, // 10: cohort.v1.RestoreResult.time:type_name -> google.protobuf.Timestamp
-	4,  // 11: cohort.v1.RestoreResult.participants:type_name -> cohort.v1.CheckpointParticipant
-	0,  // 12: cohort.v1.Checkpoints.CreateCheckpoint:input_type -> cohort.v1.CreateCheckpointRequest
-	1,  // 13: cohort.v1.Checkpoints.ListCheckpoints:input_type -> cohort.v1.ListCheckpointsRequest
-	6,  // 14: cohort.v1.Checkpoints.VerifyCheckpoint:input_type -> cohort.v1.VerifyCheckpointRequest
-	10, // 15: cohort.v1.Checkpoints.ExportCheckpoint:input_type -> cohort.v1.ExportCheckpointRequest
-	12, // 16: cohort.v1.Checkpoints.ImportCheckpoint:input_type -> cohort.v1.ImportCheckpointRequest
-	14, // 17: cohort.v1.Checkpoints.Restore:input_type -> cohort.v1.RestoreRequest
-	17, // 18: cohort.v1.Checkpoints.Drill:input_type -> cohort.v1.DrillRequest
-	3,  // 19: cohort.v1.Checkpoints.CreateCheckpoint:output_type -> cohort.v1.CheckpointInfo
-	2,  // 20: cohort.v1.Checkpoints.ListCheckpoints:output_type -> cohort.v1.ListCheckpointsResponse
-	7,  // 21: cohort.v1.Checkpoints.VerifyCheckpoint:output_type -> cohort.v1.VerifyProgress
-	11, // 22: cohort.v1.Checkpoints.ExportCheckpoint:output_type -> cohort.v1.FileChunk
-	15, // 23: cohort.v1.Checkpoints.ImportCheckpoint:output_type -> cohort.v1.RestoreProgress
-	15, // 24: cohort.v1.Checkpoints.Restore:output_type -> cohort.v1.RestoreProgress
-	15, // 25: cohort.v1.Checkpoints.Drill:output_type -> cohort.v1.RestoreProgress
-	19, // [19:26] is the sub-list for method output_type
-	12, // [12:19] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	6,  // 3: cohort.v1.CheckpointInfo.copies:type_name -> cohort.v1.CheckpointCopy
+	19, // 4: cohort.v1.CheckpointInfo.completed:type_name -> google.protobuf.Timestamp
+	5,  // 5: cohort.v1.CheckpointParticipant.state:type_name -> cohort.v1.CheckpointState
+	9,  // 6: cohort.v1.VerifyProgress.result:type_name -> cohort.v1.VerifyResult
+	10, // 7: cohort.v1.VerifyResult.copies:type_name -> cohort.v1.VerifiedCopy
+	14, // 8: cohort.v1.ImportCheckpointRequest.header:type_name -> cohort.v1.ImportHeader
+	19, // 9: cohort.v1.RestoreRequest.time:type_name -> google.protobuf.Timestamp
+	17, // 10: cohort.v1.RestoreProgress.result:type_name -> cohort.v1.RestoreResult
+	19, // 11: cohort.v1.RestoreResult.time:type_name -> google.protobuf.Timestamp
+	4,  // 12: cohort.v1.RestoreResult.participants:type_name -> cohort.v1.CheckpointParticipant
+	0,  // 13: cohort.v1.Checkpoints.CreateCheckpoint:input_type -> cohort.v1.CreateCheckpointRequest
+	1,  // 14: cohort.v1.Checkpoints.ListCheckpoints:input_type -> cohort.v1.ListCheckpointsRequest
+	7,  // 15: cohort.v1.Checkpoints.VerifyCheckpoint:input_type -> cohort.v1.VerifyCheckpointRequest
+	11, // 16: cohort.v1.Checkpoints.ExportCheckpoint:input_type -> cohort.v1.ExportCheckpointRequest
+	13, // 17: cohort.v1.Checkpoints.ImportCheckpoint:input_type -> cohort.v1.ImportCheckpointRequest
+	15, // 18: cohort.v1.Checkpoints.Restore:input_type -> cohort.v1.RestoreRequest
+	18, // 19: cohort.v1.Checkpoints.Drill:input_type -> cohort.v1.DrillRequest
+	3,  // 20: cohort.v1.Checkpoints.CreateCheckpoint:output_type -> cohort.v1.CheckpointInfo
+	2,  // 21: cohort.v1.Checkpoints.ListCheckpoints:output_type -> cohort.v1.ListCheckpointsResponse
+	8,  // 22: cohort.v1.Checkpoints.VerifyCheckpoint:output_type -> cohort.v1.VerifyProgress
+	12, // 23: cohort.v1.Checkpoints.ExportCheckpoint:output_type -> cohort.v1.FileChunk
+	16, // 24: cohort.v1.Checkpoints.ImportCheckpoint:output_type -> cohort.v1.RestoreProgress
+	16, // 25: cohort.v1.Checkpoints.Restore:output_type -> cohort.v1.RestoreProgress
+	16, // 26: cohort.v1.Checkpoints.Drill:output_type -> cohort.v1.RestoreProgress
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_cohort_v1_checkpoints_proto_init() }
@@ -1691,11 +1788,11 @@ func file_cohort_v1_checkpoints_proto_init() {
 	if File_cohort_v1_checkpoints_proto != nil {
 		return
 	}
-	file_cohort_v1_checkpoints_proto_msgTypes[12].OneofWrappers = []any{
+	file_cohort_v1_checkpoints_proto_msgTypes[13].OneofWrappers = []any{
 		(*ImportCheckpointRequest_Header)(nil),
 		(*ImportCheckpointRequest_Data)(nil),
 	}
-	file_cohort_v1_checkpoints_proto_msgTypes[14].OneofWrappers = []any{
+	file_cohort_v1_checkpoints_proto_msgTypes[15].OneofWrappers = []any{
 		(*RestoreRequest_Checkpoint)(nil),
 		(*RestoreRequest_Position)(nil),
 		(*RestoreRequest_Time)(nil),
@@ -1706,7 +1803,7 @@ func file_cohort_v1_checkpoints_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohort_v1_checkpoints_proto_rawDesc), len(file_cohort_v1_checkpoints_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

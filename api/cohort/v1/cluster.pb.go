@@ -877,13 +877,18 @@ type ParticipantInfo struct {
 	Position uint64 `protobuf:"varint,7,opt,name=position,proto3" json:"position,omitempty"`
 	Lag      uint64 `protobuf:"varint,8,opt,name=lag,proto3" json:"lag,omitempty"`
 	// Why it is not healthy.
-	Reason        string          `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
-	Standbys      []*InstanceInfo `protobuf:"bytes,10,rep,name=standbys,proto3" json:"standbys,omitempty"`
-	Description   string          `protobuf:"bytes,11,opt,name=description,proto3" json:"description,omitempty"`
-	Votes         bool            `protobuf:"varint,12,opt,name=votes,proto3" json:"votes,omitempty"`
-	OwnState      bool            `protobuf:"varint,13,opt,name=own_state,json=ownState,proto3" json:"own_state,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Reason      string          `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	Standbys    []*InstanceInfo `protobuf:"bytes,10,rep,name=standbys,proto3" json:"standbys,omitempty"`
+	Description string          `protobuf:"bytes,11,opt,name=description,proto3" json:"description,omitempty"`
+	Votes       bool            `protobuf:"varint,12,opt,name=votes,proto3" json:"votes,omitempty"`
+	OwnState    bool            `protobuf:"varint,13,opt,name=own_state,json=ownState,proto3" json:"own_state,omitempty"`
+	// What the active instance with state of its own does: restoring or following;
+	// empty when it has not said yet.
+	Phase string `protobuf:"bytes,14,opt,name=phase,proto3" json:"phase,omitempty"`
+	// Position of its newest captured state in a complete checkpoint.
+	CapturedPosition uint64 `protobuf:"varint,15,opt,name=captured_position,json=capturedPosition,proto3" json:"captured_position,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ParticipantInfo) Reset() {
@@ -1007,12 +1012,30 @@ func (x *ParticipantInfo) GetOwnState() bool {
 	return false
 }
 
+func (x *ParticipantInfo) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *ParticipantInfo) GetCapturedPosition() uint64 {
+	if x != nil {
+		return x.CapturedPosition
+	}
+	return 0
+}
+
 type InstanceInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Instance      string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
-	Description   string                 `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
-	Position      uint64                 `protobuf:"varint,4,opt,name=position,proto3" json:"position,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Node        string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Instance    string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Description string                 `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	Position    uint64                 `protobuf:"varint,4,opt,name=position,proto3" json:"position,omitempty"`
+	OwnState    bool                   `protobuf:"varint,5,opt,name=own_state,json=ownState,proto3" json:"own_state,omitempty"`
+	// As of ParticipantInfo.
+	Lag           uint64 `protobuf:"varint,6,opt,name=lag,proto3" json:"lag,omitempty"`
+	Phase         string `protobuf:"bytes,7,opt,name=phase,proto3" json:"phase,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1073,6 +1096,27 @@ func (x *InstanceInfo) GetPosition() uint64 {
 		return x.Position
 	}
 	return 0
+}
+
+func (x *InstanceInfo) GetOwnState() bool {
+	if x != nil {
+		return x.OwnState
+	}
+	return false
+}
+
+func (x *InstanceInfo) GetLag() uint64 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+func (x *InstanceInfo) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
 }
 
 type StatusRequest struct {
@@ -1684,7 +1728,7 @@ const file_cohort_v1_cluster_proto_rawDesc = "" +
 	"\x17ListParticipantsRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"Z\n" +
 	"\x18ListParticipantsResponse\x12>\n" +
-	"\fparticipants\x18\x01 \x03(\v2\x1a.cohort.v1.ParticipantInfoR\fparticipants\"\xe7\x02\n" +
+	"\fparticipants\x18\x01 \x03(\v2\x1a.cohort.v1.ParticipantInfoR\fparticipants\"\xaa\x03\n" +
 	"\x0fParticipantInfo\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1699,12 +1743,17 @@ const file_cohort_v1_cluster_proto_rawDesc = "" +
 	" \x03(\v2\x17.cohort.v1.InstanceInfoR\bstandbys\x12 \n" +
 	"\vdescription\x18\v \x01(\tR\vdescription\x12\x14\n" +
 	"\x05votes\x18\f \x01(\bR\x05votes\x12\x1b\n" +
-	"\town_state\x18\r \x01(\bR\bownState\"|\n" +
+	"\town_state\x18\r \x01(\bR\bownState\x12\x14\n" +
+	"\x05phase\x18\x0e \x01(\tR\x05phase\x12+\n" +
+	"\x11captured_position\x18\x0f \x01(\x04R\x10capturedPosition\"\xc1\x01\n" +
 	"\fInstanceInfo\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12 \n" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\x12\x1a\n" +
-	"\bposition\x18\x04 \x01(\x04R\bposition\"%\n" +
+	"\bposition\x18\x04 \x01(\x04R\bposition\x12\x1b\n" +
+	"\town_state\x18\x05 \x01(\bR\bownState\x12\x10\n" +
+	"\x03lag\x18\x06 \x01(\x04R\x03lag\x12\x14\n" +
+	"\x05phase\x18\a \x01(\tR\x05phase\"%\n" +
 	"\rStatusRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"\x9f\x01\n" +
 	"\x0eStatusResponse\x12\x18\n" +

@@ -27,6 +27,57 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Progress_Phase int32
+
+const (
+	Progress_PHASE_UNSPECIFIED Progress_Phase = 0
+	// A captured state is being loaded.
+	Progress_PHASE_RESTORING Progress_Phase = 1
+	// The log is being applied.
+	Progress_PHASE_FOLLOWING Progress_Phase = 2
+)
+
+// Enum value maps for Progress_Phase.
+var (
+	Progress_Phase_name = map[int32]string{
+		0: "PHASE_UNSPECIFIED",
+		1: "PHASE_RESTORING",
+		2: "PHASE_FOLLOWING",
+	}
+	Progress_Phase_value = map[string]int32{
+		"PHASE_UNSPECIFIED": 0,
+		"PHASE_RESTORING":   1,
+		"PHASE_FOLLOWING":   2,
+	}
+)
+
+func (x Progress_Phase) Enum() *Progress_Phase {
+	p := new(Progress_Phase)
+	*p = x
+	return p
+}
+
+func (x Progress_Phase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Progress_Phase) Descriptor() protoreflect.EnumDescriptor {
+	return file_cohort_v1_participants_proto_enumTypes[0].Descriptor()
+}
+
+func (Progress_Phase) Type() protoreflect.EnumType {
+	return &file_cohort_v1_participants_proto_enumTypes[0]
+}
+
+func (x Progress_Phase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Progress_Phase.Descriptor instead.
+func (Progress_Phase) EnumDescriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{20, 0}
+}
+
 type Refused_Code int32
 
 const (
@@ -66,11 +117,11 @@ func (x Refused_Code) String() string {
 }
 
 func (Refused_Code) Descriptor() protoreflect.EnumDescriptor {
-	return file_cohort_v1_participants_proto_enumTypes[0].Descriptor()
+	return file_cohort_v1_participants_proto_enumTypes[1].Descriptor()
 }
 
 func (Refused_Code) Type() protoreflect.EnumType {
-	return &file_cohort_v1_participants_proto_enumTypes[0]
+	return &file_cohort_v1_participants_proto_enumTypes[1]
 }
 
 func (x Refused_Code) Number() protoreflect.EnumNumber {
@@ -79,7 +130,7 @@ func (x Refused_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Code.Descriptor instead.
 func (Refused_Code) EnumDescriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{26, 0}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{39, 0}
 }
 
 type ReportReplicaRequest struct {
@@ -442,6 +493,255 @@ func (x *FetchCheckpointRequest) GetImportToken() string {
 	return ""
 }
 
+// FetchCaptureRequest names a capture by what the log records of it.
+type FetchCaptureRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Group       string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Participant string                 `protobuf:"bytes,2,opt,name=participant,proto3" json:"participant,omitempty"`
+	Position    uint64                 `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
+	Digest      []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Of the file.
+	Offset        uint64 `protobuf:"varint,5,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchCaptureRequest) Reset() {
+	*x = FetchCaptureRequest{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchCaptureRequest) ProtoMessage() {}
+
+func (x *FetchCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchCaptureRequest.ProtoReflect.Descriptor instead.
+func (*FetchCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *FetchCaptureRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *FetchCaptureRequest) GetParticipant() string {
+	if x != nil {
+		return x.Participant
+	}
+	return ""
+}
+
+func (x *FetchCaptureRequest) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *FetchCaptureRequest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *FetchCaptureRequest) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type ReportCaptureRequest struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Group           string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Node            string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Checkpoint      uint64                 `protobuf:"varint,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Participant     string                 `protobuf:"bytes,4,opt,name=participant,proto3" json:"participant,omitempty"`
+	ActivationEpoch uint64                 `protobuf:"varint,5,opt,name=activation_epoch,json=activationEpoch,proto3" json:"activation_epoch,omitempty"`
+	Position        uint64                 `protobuf:"varint,6,opt,name=position,proto3" json:"position,omitempty"`
+	// Of the section that the node has made of it.
+	Records      uint64 `protobuf:"varint,7,opt,name=records,proto3" json:"records,omitempty"`
+	SectionBytes uint64 `protobuf:"varint,8,opt,name=section_bytes,json=sectionBytes,proto3" json:"section_bytes,omitempty"`
+	Digest       []byte `protobuf:"bytes,9,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Of the state itself.
+	Bytes  uint64 `protobuf:"varint,10,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Sha256 []byte `protobuf:"bytes,11,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Why there is none; empty when there is.
+	Failure       string `protobuf:"bytes,12,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportCaptureRequest) Reset() {
+	*x = ReportCaptureRequest{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportCaptureRequest) ProtoMessage() {}
+
+func (x *ReportCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportCaptureRequest.ProtoReflect.Descriptor instead.
+func (*ReportCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ReportCaptureRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ReportCaptureRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReportCaptureRequest) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *ReportCaptureRequest) GetParticipant() string {
+	if x != nil {
+		return x.Participant
+	}
+	return ""
+}
+
+func (x *ReportCaptureRequest) GetActivationEpoch() uint64 {
+	if x != nil {
+		return x.ActivationEpoch
+	}
+	return 0
+}
+
+func (x *ReportCaptureRequest) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *ReportCaptureRequest) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *ReportCaptureRequest) GetSectionBytes() uint64 {
+	if x != nil {
+		return x.SectionBytes
+	}
+	return 0
+}
+
+func (x *ReportCaptureRequest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *ReportCaptureRequest) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ReportCaptureRequest) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *ReportCaptureRequest) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+type ReportCaptureResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportCaptureResponse) Reset() {
+	*x = ReportCaptureResponse{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportCaptureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportCaptureResponse) ProtoMessage() {}
+
+func (x *ReportCaptureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportCaptureResponse.ProtoReflect.Descriptor instead.
+func (*ReportCaptureResponse) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{7}
+}
+
 type FetchStateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -453,7 +753,7 @@ type FetchStateRequest struct {
 
 func (x *FetchStateRequest) Reset() {
 	*x = FetchStateRequest{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[5]
+	mi := &file_cohort_v1_participants_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -465,7 +765,7 @@ func (x *FetchStateRequest) String() string {
 func (*FetchStateRequest) ProtoMessage() {}
 
 func (x *FetchStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[5]
+	mi := &file_cohort_v1_participants_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -478,7 +778,7 @@ func (x *FetchStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchStateRequest.ProtoReflect.Descriptor instead.
 func (*FetchStateRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{5}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FetchStateRequest) GetGroup() string {
@@ -525,7 +825,7 @@ type HydrateRequest struct {
 
 func (x *HydrateRequest) Reset() {
 	*x = HydrateRequest{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[6]
+	mi := &file_cohort_v1_participants_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +837,7 @@ func (x *HydrateRequest) String() string {
 func (*HydrateRequest) ProtoMessage() {}
 
 func (x *HydrateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[6]
+	mi := &file_cohort_v1_participants_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +850,7 @@ func (x *HydrateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HydrateRequest.ProtoReflect.Descriptor instead.
 func (*HydrateRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{6}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HydrateRequest) GetToken() string {
@@ -636,7 +936,7 @@ type HydrateProgress struct {
 
 func (x *HydrateProgress) Reset() {
 	*x = HydrateProgress{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[7]
+	mi := &file_cohort_v1_participants_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +948,7 @@ func (x *HydrateProgress) String() string {
 func (*HydrateProgress) ProtoMessage() {}
 
 func (x *HydrateProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[7]
+	mi := &file_cohort_v1_participants_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +961,7 @@ func (x *HydrateProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HydrateProgress.ProtoReflect.Descriptor instead.
 func (*HydrateProgress) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{7}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HydrateProgress) GetPhase() string {
@@ -718,7 +1018,7 @@ type HydrateResult struct {
 
 func (x *HydrateResult) Reset() {
 	*x = HydrateResult{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[8]
+	mi := &file_cohort_v1_participants_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +1030,7 @@ func (x *HydrateResult) String() string {
 func (*HydrateResult) ProtoMessage() {}
 
 func (x *HydrateResult) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[8]
+	mi := &file_cohort_v1_participants_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +1043,7 @@ func (x *HydrateResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HydrateResult.ProtoReflect.Descriptor instead.
 func (*HydrateResult) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{8}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HydrateResult) GetDigest() []byte {
@@ -819,7 +1119,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[9]
+	mi := &file_cohort_v1_participants_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +1131,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[9]
+	mi := &file_cohort_v1_participants_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +1144,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{9}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ProbeRequest) GetGroup() string {
@@ -867,7 +1167,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[10]
+	mi := &file_cohort_v1_participants_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1179,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[10]
+	mi := &file_cohort_v1_participants_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1192,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{10}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProbeResponse) GetNode() string {
@@ -965,7 +1265,7 @@ type ReplicaProbe struct {
 
 func (x *ReplicaProbe) Reset() {
 	*x = ReplicaProbe{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[11]
+	mi := &file_cohort_v1_participants_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1277,7 @@ func (x *ReplicaProbe) String() string {
 func (*ReplicaProbe) ProtoMessage() {}
 
 func (x *ReplicaProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[11]
+	mi := &file_cohort_v1_participants_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1290,7 @@ func (x *ReplicaProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaProbe.ProtoReflect.Descriptor instead.
 func (*ReplicaProbe) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{11}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReplicaProbe) GetGroup() string {
@@ -1173,7 +1473,7 @@ type ConfigureRequest struct {
 
 func (x *ConfigureRequest) Reset() {
 	*x = ConfigureRequest{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[12]
+	mi := &file_cohort_v1_participants_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1485,7 @@ func (x *ConfigureRequest) String() string {
 func (*ConfigureRequest) ProtoMessage() {}
 
 func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[12]
+	mi := &file_cohort_v1_participants_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1498,7 @@ func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureRequest) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{12}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ConfigureRequest) GetGroup() string {
@@ -1231,7 +1531,7 @@ type ConfigureResponse struct {
 
 func (x *ConfigureResponse) Reset() {
 	*x = ConfigureResponse{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[13]
+	mi := &file_cohort_v1_participants_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1543,7 @@ func (x *ConfigureResponse) String() string {
 func (*ConfigureResponse) ProtoMessage() {}
 
 func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[13]
+	mi := &file_cohort_v1_participants_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1556,7 @@ func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureResponse) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{13}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConfigureResponse) GetVersion() uint64 {
@@ -1277,6 +1577,7 @@ type InstanceMessage struct {
 	//	*InstanceMessage_Goodbye
 	//	*InstanceMessage_Ready
 	//	*InstanceMessage_Captured
+	//	*InstanceMessage_Progress
 	Message       isInstanceMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1284,7 +1585,7 @@ type InstanceMessage struct {
 
 func (x *InstanceMessage) Reset() {
 	*x = InstanceMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[14]
+	mi := &file_cohort_v1_participants_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1597,7 @@ func (x *InstanceMessage) String() string {
 func (*InstanceMessage) ProtoMessage() {}
 
 func (x *InstanceMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[14]
+	mi := &file_cohort_v1_participants_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1610,7 @@ func (x *InstanceMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceMessage.ProtoReflect.Descriptor instead.
 func (*InstanceMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{14}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *InstanceMessage) GetMessage() isInstanceMessage_Message {
@@ -1373,6 +1674,15 @@ func (x *InstanceMessage) GetCaptured() *Captured {
 	return nil
 }
 
+func (x *InstanceMessage) GetProgress() *Progress {
+	if x != nil {
+		if x, ok := x.Message.(*InstanceMessage_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
 type isInstanceMessage_Message interface {
 	isInstanceMessage_Message()
 }
@@ -1401,8 +1711,13 @@ type InstanceMessage_Ready struct {
 }
 
 type InstanceMessage_Captured struct {
-	// The instance has captured its state.
+	// The instance has captured its state, or could not.
 	Captured *Captured `protobuf:"bytes,6,opt,name=captured,proto3,oneof"`
+}
+
+type InstanceMessage_Progress struct {
+	// How far an instance with state of its own has come.
+	Progress *Progress `protobuf:"bytes,7,opt,name=progress,proto3,oneof"`
 }
 
 func (*InstanceMessage_Hello) isInstanceMessage_Message() {}
@@ -1417,6 +1732,8 @@ func (*InstanceMessage_Ready) isInstanceMessage_Message() {}
 
 func (*InstanceMessage_Captured) isInstanceMessage_Message() {}
 
+func (*InstanceMessage_Progress) isInstanceMessage_Message() {}
+
 // Capture asks an instance with state of its own for it as of the position, which
 // it has applied and nothing after it.
 type Capture struct {
@@ -1430,7 +1747,7 @@ type Capture struct {
 
 func (x *Capture) Reset() {
 	*x = Capture{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[15]
+	mi := &file_cohort_v1_participants_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1442,7 +1759,7 @@ func (x *Capture) String() string {
 func (*Capture) ProtoMessage() {}
 
 func (x *Capture) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[15]
+	mi := &file_cohort_v1_participants_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1455,7 +1772,7 @@ func (x *Capture) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capture.ProtoReflect.Descriptor instead.
 func (*Capture) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{15}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Capture) GetCheckpoint() uint64 {
@@ -1484,13 +1801,15 @@ type Captured struct {
 	Checkpoint      uint64                 `protobuf:"varint,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	Position        uint64                 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
 	ActivationEpoch uint64                 `protobuf:"varint,3,opt,name=activation_epoch,json=activationEpoch,proto3" json:"activation_epoch,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Why there is none; empty when there is.
+	Failure       string `protobuf:"bytes,4,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Captured) Reset() {
 	*x = Captured{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[16]
+	mi := &file_cohort_v1_participants_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1821,7 @@ func (x *Captured) String() string {
 func (*Captured) ProtoMessage() {}
 
 func (x *Captured) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[16]
+	mi := &file_cohort_v1_participants_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1834,7 @@ func (x *Captured) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Captured.ProtoReflect.Descriptor instead.
 func (*Captured) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{16}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Captured) GetCheckpoint() uint64 {
@@ -1539,6 +1858,694 @@ func (x *Captured) GetActivationEpoch() uint64 {
 	return 0
 }
 
+func (x *Captured) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+// Progress of an instance with state of its own; sent when it changes, a few
+// times a second at most.
+type Progress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Phase Progress_Phase         `protobuf:"varint,1,opt,name=phase,proto3,enum=cohort.v1.Progress_Phase" json:"phase,omitempty"`
+	// Last position applied, and its incarnation.
+	Position      uint64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	Incarnation   uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Progress) GetPhase() Progress_Phase {
+	if x != nil {
+		return x.Phase
+	}
+	return Progress_PHASE_UNSPECIFIED
+}
+
+func (x *Progress) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *Progress) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+type FindStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Participant   string                 `protobuf:"bytes,2,opt,name=participant,proto3" json:"participant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindStateRequest) Reset() {
+	*x = FindStateRequest{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindStateRequest) ProtoMessage() {}
+
+func (x *FindStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindStateRequest.ProtoReflect.Descriptor instead.
+func (*FindStateRequest) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FindStateRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *FindStateRequest) GetParticipant() string {
+	if x != nil {
+		return x.Participant
+	}
+	return ""
+}
+
+// FindStateResponse is as of one moment. With a capture, the state is the captured
+// one and the log from the position after it on. Without, it is what the instance
+// begins with, and the log from the position after base on.
+type FindStateResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation uint64                 `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// First and last position in the log; first is last + 1 when it is empty.
+	LogFirst uint64 `protobuf:"varint,2,opt,name=log_first,json=logFirst,proto3" json:"log_first,omitempty"`
+	LogLast  uint64 `protobuf:"varint,3,opt,name=log_last,json=logLast,proto3" json:"log_last,omitempty"`
+	// Last position before the participant's first instance with state of its own;
+	// all of the log so far when it had none.
+	Base          uint64         `protobuf:"varint,4,opt,name=base,proto3" json:"base,omitempty"`
+	Capture       *CapturedState `protobuf:"bytes,5,opt,name=capture,proto3" json:"capture,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindStateResponse) Reset() {
+	*x = FindStateResponse{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindStateResponse) ProtoMessage() {}
+
+func (x *FindStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindStateResponse.ProtoReflect.Descriptor instead.
+func (*FindStateResponse) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *FindStateResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *FindStateResponse) GetLogFirst() uint64 {
+	if x != nil {
+		return x.LogFirst
+	}
+	return 0
+}
+
+func (x *FindStateResponse) GetLogLast() uint64 {
+	if x != nil {
+		return x.LogLast
+	}
+	return 0
+}
+
+func (x *FindStateResponse) GetBase() uint64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *FindStateResponse) GetCapture() *CapturedState {
+	if x != nil {
+		return x.Capture
+	}
+	return nil
+}
+
+// CapturedState is the newest one that is part of a complete checkpoint, or of
+// what the incarnation was made from.
+type CapturedState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 for one that the incarnation was made from.
+	Checkpoint uint64 `protobuf:"varint,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Position   uint64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	Bytes      uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Sha256     []byte `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Names it to ReadState, with the position.
+	Digest        []byte `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapturedState) Reset() {
+	*x = CapturedState{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapturedState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapturedState) ProtoMessage() {}
+
+func (x *CapturedState) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapturedState.ProtoReflect.Descriptor instead.
+func (*CapturedState) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CapturedState) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *CapturedState) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *CapturedState) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CapturedState) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *CapturedState) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+type ReadStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Participant   string                 `protobuf:"bytes,2,opt,name=participant,proto3" json:"participant,omitempty"`
+	Incarnation   uint64                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Position      uint64                 `protobuf:"varint,4,opt,name=position,proto3" json:"position,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
+	Offset        uint64                 `protobuf:"varint,6,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadStateRequest) Reset() {
+	*x = ReadStateRequest{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadStateRequest) ProtoMessage() {}
+
+func (x *ReadStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadStateRequest.ProtoReflect.Descriptor instead.
+func (*ReadStateRequest) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ReadStateRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ReadStateRequest) GetParticipant() string {
+	if x != nil {
+		return x.Participant
+	}
+	return ""
+}
+
+func (x *ReadStateRequest) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *ReadStateRequest) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *ReadStateRequest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *ReadStateRequest) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type StateChunk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Offset        uint64                 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateChunk) Reset() {
+	*x = StateChunk{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateChunk) ProtoMessage() {}
+
+func (x *StateChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateChunk.ProtoReflect.Descriptor instead.
+func (*StateChunk) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *StateChunk) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *StateChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type CaptureChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// First message only.
+	Header *CaptureHeader `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Offset uint64         `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Data   []byte         `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// Last message only: the sum over all bytes.
+	End           *CaptureEnd `protobuf:"bytes,4,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureChunk) Reset() {
+	*x = CaptureChunk{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureChunk) ProtoMessage() {}
+
+func (x *CaptureChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureChunk.ProtoReflect.Descriptor instead.
+func (*CaptureChunk) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CaptureChunk) GetHeader() *CaptureHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *CaptureChunk) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *CaptureChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *CaptureChunk) GetEnd() *CaptureEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+type CaptureHeader struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Group           string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Participant     string                 `protobuf:"bytes,2,opt,name=participant,proto3" json:"participant,omitempty"`
+	Instance        string                 `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	Checkpoint      uint64                 `protobuf:"varint,4,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Position        uint64                 `protobuf:"varint,5,opt,name=position,proto3" json:"position,omitempty"`
+	ActivationEpoch uint64                 `protobuf:"varint,6,opt,name=activation_epoch,json=activationEpoch,proto3" json:"activation_epoch,omitempty"`
+	Incarnation     uint64                 `protobuf:"varint,7,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *CaptureHeader) Reset() {
+	*x = CaptureHeader{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureHeader) ProtoMessage() {}
+
+func (x *CaptureHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureHeader.ProtoReflect.Descriptor instead.
+func (*CaptureHeader) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CaptureHeader) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CaptureHeader) GetParticipant() string {
+	if x != nil {
+		return x.Participant
+	}
+	return ""
+}
+
+func (x *CaptureHeader) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *CaptureHeader) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *CaptureHeader) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *CaptureHeader) GetActivationEpoch() uint64 {
+	if x != nil {
+		return x.ActivationEpoch
+	}
+	return 0
+}
+
+func (x *CaptureHeader) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+type CaptureEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Sha256        []byte                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureEnd) Reset() {
+	*x = CaptureEnd{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureEnd) ProtoMessage() {}
+
+func (x *CaptureEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureEnd.ProtoReflect.Descriptor instead.
+func (*CaptureEnd) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CaptureEnd) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CaptureEnd) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+type CaptureProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// So many bytes are stored; they need not be kept to be sent again.
+	Offset uint64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
+	// All are, and the log says so.
+	Done          bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureProgress) Reset() {
+	*x = CaptureProgress{}
+	mi := &file_cohort_v1_participants_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureProgress) ProtoMessage() {}
+
+func (x *CaptureProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_cohort_v1_participants_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureProgress.ProtoReflect.Descriptor instead.
+func (*CaptureProgress) Descriptor() ([]byte, []int) {
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CaptureProgress) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *CaptureProgress) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 type Hello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Group       string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -1552,15 +2559,19 @@ type Hello struct {
 	OwnState bool `protobuf:"varint,5,opt,name=own_state,json=ownState,proto3" json:"own_state,omitempty"`
 	// Shown to operators: host, process id, program.
 	Description string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
-	// Last position it has applied; own state only.
-	Position      uint64 `protobuf:"varint,7,opt,name=position,proto3" json:"position,omitempty"`
+	// Last position it has applied, and its incarnation; own state only, 0 for none.
+	Position    uint64 `protobuf:"varint,7,opt,name=position,proto3" json:"position,omitempty"`
+	Incarnation uint64 `protobuf:"varint,8,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Its handlers change its state before the transaction commits, and take that
+	// back when it does not: no checkpoint is cut while one of them is at it.
+	AppliesFirst  bool `protobuf:"varint,9,opt,name=applies_first,json=appliesFirst,proto3" json:"applies_first,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[17]
+	mi := &file_cohort_v1_participants_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +2583,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[17]
+	mi := &file_cohort_v1_participants_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +2596,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{17}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Hello) GetGroup() string {
@@ -1637,6 +2648,20 @@ func (x *Hello) GetPosition() uint64 {
 	return 0
 }
 
+func (x *Hello) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *Hello) GetAppliesFirst() bool {
+	if x != nil {
+		return x.AppliesFirst
+	}
+	return false
+}
+
 type Goodbye struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -1646,7 +2671,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[18]
+	mi := &file_cohort_v1_participants_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +2683,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[18]
+	mi := &file_cohort_v1_participants_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +2696,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{18}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Goodbye) GetReason() string {
@@ -1691,7 +2716,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[19]
+	mi := &file_cohort_v1_participants_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +2728,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[19]
+	mi := &file_cohort_v1_participants_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +2741,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{19}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Ready) GetActivationEpoch() uint64 {
@@ -1752,7 +2777,7 @@ type StepResult struct {
 
 func (x *StepResult) Reset() {
 	*x = StepResult{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[20]
+	mi := &file_cohort_v1_participants_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +2789,7 @@ func (x *StepResult) String() string {
 func (*StepResult) ProtoMessage() {}
 
 func (x *StepResult) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[20]
+	mi := &file_cohort_v1_participants_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +2802,7 @@ func (x *StepResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
 func (*StepResult) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{20}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StepResult) GetCall() uint64 {
@@ -1861,7 +2886,7 @@ type Vote struct {
 
 func (x *Vote) Reset() {
 	*x = Vote{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[21]
+	mi := &file_cohort_v1_participants_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2898,7 @@ func (x *Vote) String() string {
 func (*Vote) ProtoMessage() {}
 
 func (x *Vote) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[21]
+	mi := &file_cohort_v1_participants_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2911,7 @@ func (x *Vote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vote.ProtoReflect.Descriptor instead.
 func (*Vote) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{21}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Vote) GetCall() uint64 {
@@ -1930,7 +2955,7 @@ type NodeMessage struct {
 
 func (x *NodeMessage) Reset() {
 	*x = NodeMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[22]
+	mi := &file_cohort_v1_participants_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2967,7 @@ func (x *NodeMessage) String() string {
 func (*NodeMessage) ProtoMessage() {}
 
 func (x *NodeMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[22]
+	mi := &file_cohort_v1_participants_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2980,7 @@ func (x *NodeMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMessage.ProtoReflect.Descriptor instead.
 func (*NodeMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{22}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeMessage) GetMessage() isNodeMessage_Message {
@@ -2105,7 +3130,7 @@ type Activated struct {
 
 func (x *Activated) Reset() {
 	*x = Activated{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[23]
+	mi := &file_cohort_v1_participants_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +3142,7 @@ func (x *Activated) String() string {
 func (*Activated) ProtoMessage() {}
 
 func (x *Activated) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[23]
+	mi := &file_cohort_v1_participants_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +3155,7 @@ func (x *Activated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activated.ProtoReflect.Descriptor instead.
 func (*Activated) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{23}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Activated) GetEpoch() uint64 {
@@ -2171,7 +3196,7 @@ type Standby struct {
 
 func (x *Standby) Reset() {
 	*x = Standby{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[24]
+	mi := &file_cohort_v1_participants_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +3208,7 @@ func (x *Standby) String() string {
 func (*Standby) ProtoMessage() {}
 
 func (x *Standby) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[24]
+	mi := &file_cohort_v1_participants_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +3221,7 @@ func (x *Standby) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standby.ProtoReflect.Descriptor instead.
 func (*Standby) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{24}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Standby) GetActiveEpoch() uint64 {
@@ -2217,7 +3242,7 @@ type Fenced struct {
 
 func (x *Fenced) Reset() {
 	*x = Fenced{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[25]
+	mi := &file_cohort_v1_participants_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +3254,7 @@ func (x *Fenced) String() string {
 func (*Fenced) ProtoMessage() {}
 
 func (x *Fenced) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[25]
+	mi := &file_cohort_v1_participants_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +3267,7 @@ func (x *Fenced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fenced.ProtoReflect.Descriptor instead.
 func (*Fenced) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{25}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Fenced) GetEpoch() uint64 {
@@ -2269,7 +3294,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[26]
+	mi := &file_cohort_v1_participants_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +3306,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[26]
+	mi := &file_cohort_v1_participants_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +3319,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{26}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Refused) GetCode() Refused_Code {
@@ -2331,7 +3356,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[27]
+	mi := &file_cohort_v1_participants_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +3368,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[27]
+	mi := &file_cohort_v1_participants_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +3381,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{27}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Step) GetCall() uint64 {
@@ -2443,7 +3468,7 @@ type Prepare struct {
 
 func (x *Prepare) Reset() {
 	*x = Prepare{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[28]
+	mi := &file_cohort_v1_participants_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2455,7 +3480,7 @@ func (x *Prepare) String() string {
 func (*Prepare) ProtoMessage() {}
 
 func (x *Prepare) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[28]
+	mi := &file_cohort_v1_participants_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2468,7 +3493,7 @@ func (x *Prepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepare.ProtoReflect.Descriptor instead.
 func (*Prepare) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{28}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Prepare) GetCall() uint64 {
@@ -2519,7 +3544,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[29]
+	mi := &file_cohort_v1_participants_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +3556,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[29]
+	mi := &file_cohort_v1_participants_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +3569,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{29}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Notice) GetAttempt() *Attempt {
@@ -2585,7 +3610,7 @@ type AgentMessage struct {
 
 func (x *AgentMessage) Reset() {
 	*x = AgentMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[30]
+	mi := &file_cohort_v1_participants_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +3622,7 @@ func (x *AgentMessage) String() string {
 func (*AgentMessage) ProtoMessage() {}
 
 func (x *AgentMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[30]
+	mi := &file_cohort_v1_participants_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +3635,7 @@ func (x *AgentMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMessage.ProtoReflect.Descriptor instead.
 func (*AgentMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{30}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AgentMessage) GetMessage() isAgentMessage_Message {
@@ -2710,7 +3735,7 @@ type AgentHello struct {
 
 func (x *AgentHello) Reset() {
 	*x = AgentHello{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[31]
+	mi := &file_cohort_v1_participants_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +3747,7 @@ func (x *AgentHello) String() string {
 func (*AgentHello) ProtoMessage() {}
 
 func (x *AgentHello) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[31]
+	mi := &file_cohort_v1_participants_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +3760,7 @@ func (x *AgentHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentHello.ProtoReflect.Descriptor instead.
 func (*AgentHello) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{31}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AgentHello) GetNode() string {
@@ -2761,7 +3786,7 @@ type InstanceAttached struct {
 
 func (x *InstanceAttached) Reset() {
 	*x = InstanceAttached{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[32]
+	mi := &file_cohort_v1_participants_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +3798,7 @@ func (x *InstanceAttached) String() string {
 func (*InstanceAttached) ProtoMessage() {}
 
 func (x *InstanceAttached) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[32]
+	mi := &file_cohort_v1_participants_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +3811,7 @@ func (x *InstanceAttached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceAttached.ProtoReflect.Descriptor instead.
 func (*InstanceAttached) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{32}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *InstanceAttached) GetHello() *Hello {
@@ -2807,7 +3832,7 @@ type InstanceDetached struct {
 
 func (x *InstanceDetached) Reset() {
 	*x = InstanceDetached{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[33]
+	mi := &file_cohort_v1_participants_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +3844,7 @@ func (x *InstanceDetached) String() string {
 func (*InstanceDetached) ProtoMessage() {}
 
 func (x *InstanceDetached) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[33]
+	mi := &file_cohort_v1_participants_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +3857,7 @@ func (x *InstanceDetached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceDetached.ProtoReflect.Descriptor instead.
 func (*InstanceDetached) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{33}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *InstanceDetached) GetParticipant() string {
@@ -2867,7 +3892,7 @@ type FromInstance struct {
 
 func (x *FromInstance) Reset() {
 	*x = FromInstance{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[34]
+	mi := &file_cohort_v1_participants_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +3904,7 @@ func (x *FromInstance) String() string {
 func (*FromInstance) ProtoMessage() {}
 
 func (x *FromInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[34]
+	mi := &file_cohort_v1_participants_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +3917,7 @@ func (x *FromInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromInstance.ProtoReflect.Descriptor instead.
 func (*FromInstance) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{34}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FromInstance) GetParticipant() string {
@@ -2925,7 +3950,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[35]
+	mi := &file_cohort_v1_participants_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3962,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[35]
+	mi := &file_cohort_v1_participants_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3975,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{35}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Heartbeat) GetSequence() uint64 {
@@ -2975,7 +4000,7 @@ type CoordinatorMessage struct {
 
 func (x *CoordinatorMessage) Reset() {
 	*x = CoordinatorMessage{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[36]
+	mi := &file_cohort_v1_participants_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +4012,7 @@ func (x *CoordinatorMessage) String() string {
 func (*CoordinatorMessage) ProtoMessage() {}
 
 func (x *CoordinatorMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[36]
+	mi := &file_cohort_v1_participants_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +4025,7 @@ func (x *CoordinatorMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorMessage.ProtoReflect.Descriptor instead.
 func (*CoordinatorMessage) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{36}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CoordinatorMessage) GetMessage() isCoordinatorMessage_Message {
@@ -3070,7 +4095,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[37]
+	mi := &file_cohort_v1_participants_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +4107,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[37]
+	mi := &file_cohort_v1_participants_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +4120,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{37}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Welcome) GetCoordinatorEpoch() uint64 {
@@ -3123,7 +4148,7 @@ type ToInstance struct {
 
 func (x *ToInstance) Reset() {
 	*x = ToInstance{}
-	mi := &file_cohort_v1_participants_proto_msgTypes[38]
+	mi := &file_cohort_v1_participants_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3135,7 +4160,7 @@ func (x *ToInstance) String() string {
 func (*ToInstance) ProtoMessage() {}
 
 func (x *ToInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_cohort_v1_participants_proto_msgTypes[38]
+	mi := &file_cohort_v1_participants_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3148,7 +4173,7 @@ func (x *ToInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToInstance.ProtoReflect.Descriptor instead.
 func (*ToInstance) Descriptor() ([]byte, []int) {
-	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{38}
+	return file_cohort_v1_participants_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ToInstance) GetParticipant() string {
@@ -3207,7 +4232,30 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\x16FetchCheckpointRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12!\n" +
-	"\fimport_token\x18\x03 \x01(\tR\vimportToken\"Z\n" +
+	"\fimport_token\x18\x03 \x01(\tR\vimportToken\"\x99\x01\n" +
+	"\x13FetchCaptureRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12 \n" +
+	"\vparticipant\x18\x02 \x01(\tR\vparticipant\x12\x1a\n" +
+	"\bposition\x18\x03 \x01(\x04R\bposition\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\x12\x16\n" +
+	"\x06offset\x18\x05 \x01(\x04R\x06offset\"\xe8\x02\n" +
+	"\x14ReportCaptureRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x03 \x01(\x04R\n" +
+	"checkpoint\x12 \n" +
+	"\vparticipant\x18\x04 \x01(\tR\vparticipant\x12)\n" +
+	"\x10activation_epoch\x18\x05 \x01(\x04R\x0factivationEpoch\x12\x1a\n" +
+	"\bposition\x18\x06 \x01(\x04R\bposition\x12\x18\n" +
+	"\arecords\x18\a \x01(\x04R\arecords\x12#\n" +
+	"\rsection_bytes\x18\b \x01(\x04R\fsectionBytes\x12\x16\n" +
+	"\x06digest\x18\t \x01(\fR\x06digest\x12\x14\n" +
+	"\x05bytes\x18\n" +
+	" \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06sha256\x18\v \x01(\fR\x06sha256\x12\x18\n" +
+	"\afailure\x18\f \x01(\tR\afailure\"\x17\n" +
+	"\x15ReportCaptureResponse\"Z\n" +
 	"\x11FetchStateRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x19\n" +
 	"\bshard_id\x18\x02 \x01(\x04R\ashardId\x12\x14\n" +
@@ -3285,7 +4333,7 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\x0fdefinition_json\x18\x02 \x01(\fR\x0edefinitionJson\x12\x14\n" +
 	"\x05prune\x18\x03 \x01(\bR\x05prune\"-\n" +
 	"\x11ConfigureResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion\"\xb4\x02\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\xe7\x02\n" +
 	"\x0fInstanceMessage\x12(\n" +
 	"\x05hello\x18\x01 \x01(\v2\x10.cohort.v1.HelloH\x00R\x05hello\x128\n" +
 	"\vstep_result\x18\x02 \x01(\v2\x15.cohort.v1.StepResultH\x00R\n" +
@@ -3293,20 +4341,80 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\x04vote\x18\x03 \x01(\v2\x0f.cohort.v1.VoteH\x00R\x04vote\x12.\n" +
 	"\agoodbye\x18\x04 \x01(\v2\x12.cohort.v1.GoodbyeH\x00R\agoodbye\x12(\n" +
 	"\x05ready\x18\x05 \x01(\v2\x10.cohort.v1.ReadyH\x00R\x05ready\x121\n" +
-	"\bcaptured\x18\x06 \x01(\v2\x13.cohort.v1.CapturedH\x00R\bcapturedB\t\n" +
+	"\bcaptured\x18\x06 \x01(\v2\x13.cohort.v1.CapturedH\x00R\bcaptured\x121\n" +
+	"\bprogress\x18\a \x01(\v2\x13.cohort.v1.ProgressH\x00R\bprogressB\t\n" +
 	"\amessage\"p\n" +
 	"\aCapture\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\x04R\n" +
 	"checkpoint\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x04R\bposition\x12)\n" +
-	"\x10activation_epoch\x18\x03 \x01(\x04R\x0factivationEpoch\"q\n" +
+	"\x10activation_epoch\x18\x03 \x01(\x04R\x0factivationEpoch\"\x8b\x01\n" +
 	"\bCaptured\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\x04R\n" +
 	"checkpoint\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x04R\bposition\x12)\n" +
-	"\x10activation_epoch\x18\x03 \x01(\x04R\x0factivationEpoch\"\xcc\x01\n" +
+	"\x10activation_epoch\x18\x03 \x01(\x04R\x0factivationEpoch\x12\x18\n" +
+	"\afailure\x18\x04 \x01(\tR\afailure\"\xc3\x01\n" +
+	"\bProgress\x12/\n" +
+	"\x05phase\x18\x01 \x01(\x0e2\x19.cohort.v1.Progress.PhaseR\x05phase\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x04R\bposition\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"H\n" +
+	"\x05Phase\x12\x15\n" +
+	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fPHASE_RESTORING\x10\x01\x12\x13\n" +
+	"\x0fPHASE_FOLLOWING\x10\x02\"J\n" +
+	"\x10FindStateRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12 \n" +
+	"\vparticipant\x18\x02 \x01(\tR\vparticipant\"\xb5\x01\n" +
+	"\x11FindStateResponse\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12\x1b\n" +
+	"\tlog_first\x18\x02 \x01(\x04R\blogFirst\x12\x19\n" +
+	"\blog_last\x18\x03 \x01(\x04R\alogLast\x12\x12\n" +
+	"\x04base\x18\x04 \x01(\x04R\x04base\x122\n" +
+	"\acapture\x18\x05 \x01(\v2\x18.cohort.v1.CapturedStateR\acapture\"\x91\x01\n" +
+	"\rCapturedState\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\x04R\n" +
+	"checkpoint\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\fR\x06sha256\x12\x16\n" +
+	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xb8\x01\n" +
+	"\x10ReadStateRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12 \n" +
+	"\vparticipant\x18\x02 \x01(\tR\vparticipant\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x1a\n" +
+	"\bposition\x18\x04 \x01(\x04R\bposition\x12\x16\n" +
+	"\x06digest\x18\x05 \x01(\fR\x06digest\x12\x16\n" +
+	"\x06offset\x18\x06 \x01(\x04R\x06offset\"8\n" +
+	"\n" +
+	"StateChunk\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\x95\x01\n" +
+	"\fCaptureChunk\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x18.cohort.v1.CaptureHeaderR\x06header\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12'\n" +
+	"\x03end\x18\x04 \x01(\v2\x15.cohort.v1.CaptureEndR\x03end\"\xec\x01\n" +
+	"\rCaptureHeader\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12 \n" +
+	"\vparticipant\x18\x02 \x01(\tR\vparticipant\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x04 \x01(\x04R\n" +
+	"checkpoint\x12\x1a\n" +
+	"\bposition\x18\x05 \x01(\x04R\bposition\x12)\n" +
+	"\x10activation_epoch\x18\x06 \x01(\x04R\x0factivationEpoch\x12 \n" +
+	"\vincarnation\x18\a \x01(\x04R\vincarnation\":\n" +
+	"\n" +
+	"CaptureEnd\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\"=\n" +
+	"\x0fCaptureProgress\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\"\x93\x02\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12 \n" +
 	"\vparticipant\x18\x02 \x01(\tR\vparticipant\x12\x1a\n" +
@@ -3314,7 +4422,9 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\x05votes\x18\x04 \x01(\bR\x05votes\x12\x1b\n" +
 	"\town_state\x18\x05 \x01(\bR\bownState\x12 \n" +
 	"\vdescription\x18\x06 \x01(\tR\vdescription\x12\x1a\n" +
-	"\bposition\x18\a \x01(\x04R\bposition\"!\n" +
+	"\bposition\x18\a \x01(\x04R\bposition\x12 \n" +
+	"\vincarnation\x18\b \x01(\x04R\vincarnation\x12#\n" +
+	"\rapplies_first\x18\t \x01(\bR\fappliesFirst\"!\n" +
 	"\aGoodbye\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"N\n" +
 	"\x05Ready\x12)\n" +
@@ -3422,15 +4532,20 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"ToInstance\x12 \n" +
 	"\vparticipant\x18\x01 \x01(\tR\vparticipant\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x120\n" +
-	"\amessage\x18\x03 \x01(\v2\x16.cohort.v1.NodeMessageR\amessage2P\n" +
+	"\amessage\x18\x03 \x01(\v2\x16.cohort.v1.NodeMessageR\amessage2\xa4\x02\n" +
 	"\fParticipants\x12@\n" +
-	"\x06Attach\x12\x1a.cohort.v1.InstanceMessage\x1a\x16.cohort.v1.NodeMessage(\x010\x012\xcd\x04\n" +
+	"\x06Attach\x12\x1a.cohort.v1.InstanceMessage\x1a\x16.cohort.v1.NodeMessage(\x010\x01\x12F\n" +
+	"\tFindState\x12\x1b.cohort.v1.FindStateRequest\x1a\x1c.cohort.v1.FindStateResponse\x12A\n" +
+	"\tReadState\x12\x1b.cohort.v1.ReadStateRequest\x1a\x15.cohort.v1.StateChunk0\x01\x12G\n" +
+	"\fWriteCapture\x12\x17.cohort.v1.CaptureChunk\x1a\x1a.cohort.v1.CaptureProgress(\x010\x012\xe9\x05\n" +
 	"\x05Peers\x12E\n" +
 	"\aSession\x12\x17.cohort.v1.AgentMessage\x1a\x1d.cohort.v1.CoordinatorMessage(\x010\x01\x12:\n" +
 	"\x05Probe\x12\x17.cohort.v1.ProbeRequest\x1a\x18.cohort.v1.ProbeResponse\x12F\n" +
 	"\tConfigure\x12\x1b.cohort.v1.ConfigureRequest\x1a\x1c.cohort.v1.ConfigureResponse\x12R\n" +
 	"\rReportReplica\x12\x1f.cohort.v1.ReportReplicaRequest\x1a .cohort.v1.ReportReplicaResponse\x12L\n" +
-	"\x0fFetchCheckpoint\x12!.cohort.v1.FetchCheckpointRequest\x1a\x14.cohort.v1.FileChunk0\x01\x12B\n" +
+	"\x0fFetchCheckpoint\x12!.cohort.v1.FetchCheckpointRequest\x1a\x14.cohort.v1.FileChunk0\x01\x12F\n" +
+	"\fFetchCapture\x12\x1e.cohort.v1.FetchCaptureRequest\x1a\x14.cohort.v1.FileChunk0\x01\x12R\n" +
+	"\rReportCapture\x12\x1f.cohort.v1.ReportCaptureRequest\x1a .cohort.v1.ReportCaptureResponse\x12B\n" +
 	"\n" +
 	"FetchState\x12\x1c.cohort.v1.FetchStateRequest\x1a\x14.cohort.v1.FileChunk0\x01\x12B\n" +
 	"\aHydrate\x12\x19.cohort.v1.HydrateRequest\x1a\x1a.cohort.v1.HydrateProgress0\x01\x12O\n" +
@@ -3448,126 +4563,155 @@ func file_cohort_v1_participants_proto_rawDescGZIP() []byte {
 	return file_cohort_v1_participants_proto_rawDescData
 }
 
-var file_cohort_v1_participants_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cohort_v1_participants_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_cohort_v1_participants_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_cohort_v1_participants_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_cohort_v1_participants_proto_goTypes = []any{
-	(Refused_Code)(0),               // 0: cohort.v1.Refused.Code
-	(*ReportReplicaRequest)(nil),    // 1: cohort.v1.ReportReplicaRequest
-	(*CopyReport)(nil),              // 2: cohort.v1.CopyReport
-	(*SectionReport)(nil),           // 3: cohort.v1.SectionReport
-	(*ReportReplicaResponse)(nil),   // 4: cohort.v1.ReportReplicaResponse
-	(*FetchCheckpointRequest)(nil),  // 5: cohort.v1.FetchCheckpointRequest
-	(*FetchStateRequest)(nil),       // 6: cohort.v1.FetchStateRequest
-	(*HydrateRequest)(nil),          // 7: cohort.v1.HydrateRequest
-	(*HydrateProgress)(nil),         // 8: cohort.v1.HydrateProgress
-	(*HydrateResult)(nil),           // 9: cohort.v1.HydrateResult
-	(*ProbeRequest)(nil),            // 10: cohort.v1.ProbeRequest
-	(*ProbeResponse)(nil),           // 11: cohort.v1.ProbeResponse
-	(*ReplicaProbe)(nil),            // 12: cohort.v1.ReplicaProbe
-	(*ConfigureRequest)(nil),        // 13: cohort.v1.ConfigureRequest
-	(*ConfigureResponse)(nil),       // 14: cohort.v1.ConfigureResponse
-	(*InstanceMessage)(nil),         // 15: cohort.v1.InstanceMessage
-	(*Capture)(nil),                 // 16: cohort.v1.Capture
-	(*Captured)(nil),                // 17: cohort.v1.Captured
-	(*Hello)(nil),                   // 18: cohort.v1.Hello
-	(*Goodbye)(nil),                 // 19: cohort.v1.Goodbye
-	(*Ready)(nil),                   // 20: cohort.v1.Ready
-	(*StepResult)(nil),              // 21: cohort.v1.StepResult
-	(*Vote)(nil),                    // 22: cohort.v1.Vote
-	(*NodeMessage)(nil),             // 23: cohort.v1.NodeMessage
-	(*Activated)(nil),               // 24: cohort.v1.Activated
-	(*Standby)(nil),                 // 25: cohort.v1.Standby
-	(*Fenced)(nil),                  // 26: cohort.v1.Fenced
-	(*Refused)(nil),                 // 27: cohort.v1.Refused
-	(*Step)(nil),                    // 28: cohort.v1.Step
-	(*Prepare)(nil),                 // 29: cohort.v1.Prepare
-	(*Notice)(nil),                  // 30: cohort.v1.Notice
-	(*AgentMessage)(nil),            // 31: cohort.v1.AgentMessage
-	(*AgentHello)(nil),              // 32: cohort.v1.AgentHello
-	(*InstanceAttached)(nil),        // 33: cohort.v1.InstanceAttached
-	(*InstanceDetached)(nil),        // 34: cohort.v1.InstanceDetached
-	(*FromInstance)(nil),            // 35: cohort.v1.FromInstance
-	(*Heartbeat)(nil),               // 36: cohort.v1.Heartbeat
-	(*CoordinatorMessage)(nil),      // 37: cohort.v1.CoordinatorMessage
-	(*Welcome)(nil),                 // 38: cohort.v1.Welcome
-	(*ToInstance)(nil),              // 39: cohort.v1.ToInstance
-	(*ParticipantInfo)(nil),         // 40: cohort.v1.ParticipantInfo
-	(*StepReply)(nil),               // 41: cohort.v1.StepReply
-	(*StepFailure)(nil),             // 42: cohort.v1.StepFailure
-	(*Read)(nil),                    // 43: cohort.v1.Read
-	(*ScanRead)(nil),                // 44: cohort.v1.ScanRead
-	(*Op)(nil),                      // 45: cohort.v1.Op
-	(*Attempt)(nil),                 // 46: cohort.v1.Attempt
-	(*Abort)(nil),                   // 47: cohort.v1.Abort
-	(*VerifyCheckpointRequest)(nil), // 48: cohort.v1.VerifyCheckpointRequest
-	(*FileChunk)(nil),               // 49: cohort.v1.FileChunk
-	(*VerifyProgress)(nil),          // 50: cohort.v1.VerifyProgress
+	(Progress_Phase)(0),             // 0: cohort.v1.Progress.Phase
+	(Refused_Code)(0),               // 1: cohort.v1.Refused.Code
+	(*ReportReplicaRequest)(nil),    // 2: cohort.v1.ReportReplicaRequest
+	(*CopyReport)(nil),              // 3: cohort.v1.CopyReport
+	(*SectionReport)(nil),           // 4: cohort.v1.SectionReport
+	(*ReportReplicaResponse)(nil),   // 5: cohort.v1.ReportReplicaResponse
+	(*FetchCheckpointRequest)(nil),  // 6: cohort.v1.FetchCheckpointRequest
+	(*FetchCaptureRequest)(nil),     // 7: cohort.v1.FetchCaptureRequest
+	(*ReportCaptureRequest)(nil),    // 8: cohort.v1.ReportCaptureRequest
+	(*ReportCaptureResponse)(nil),   // 9: cohort.v1.ReportCaptureResponse
+	(*FetchStateRequest)(nil),       // 10: cohort.v1.FetchStateRequest
+	(*HydrateRequest)(nil),          // 11: cohort.v1.HydrateRequest
+	(*HydrateProgress)(nil),         // 12: cohort.v1.HydrateProgress
+	(*HydrateResult)(nil),           // 13: cohort.v1.HydrateResult
+	(*ProbeRequest)(nil),            // 14: cohort.v1.ProbeRequest
+	(*ProbeResponse)(nil),           // 15: cohort.v1.ProbeResponse
+	(*ReplicaProbe)(nil),            // 16: cohort.v1.ReplicaProbe
+	(*ConfigureRequest)(nil),        // 17: cohort.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),       // 18: cohort.v1.ConfigureResponse
+	(*InstanceMessage)(nil),         // 19: cohort.v1.InstanceMessage
+	(*Capture)(nil),                 // 20: cohort.v1.Capture
+	(*Captured)(nil),                // 21: cohort.v1.Captured
+	(*Progress)(nil),                // 22: cohort.v1.Progress
+	(*FindStateRequest)(nil),        // 23: cohort.v1.FindStateRequest
+	(*FindStateResponse)(nil),       // 24: cohort.v1.FindStateResponse
+	(*CapturedState)(nil),           // 25: cohort.v1.CapturedState
+	(*ReadStateRequest)(nil),        // 26: cohort.v1.ReadStateRequest
+	(*StateChunk)(nil),              // 27: cohort.v1.StateChunk
+	(*CaptureChunk)(nil),            // 28: cohort.v1.CaptureChunk
+	(*CaptureHeader)(nil),           // 29: cohort.v1.CaptureHeader
+	(*CaptureEnd)(nil),              // 30: cohort.v1.CaptureEnd
+	(*CaptureProgress)(nil),         // 31: cohort.v1.CaptureProgress
+	(*Hello)(nil),                   // 32: cohort.v1.Hello
+	(*Goodbye)(nil),                 // 33: cohort.v1.Goodbye
+	(*Ready)(nil),                   // 34: cohort.v1.Ready
+	(*StepResult)(nil),              // 35: cohort.v1.StepResult
+	(*Vote)(nil),                    // 36: cohort.v1.Vote
+	(*NodeMessage)(nil),             // 37: cohort.v1.NodeMessage
+	(*Activated)(nil),               // 38: cohort.v1.Activated
+	(*Standby)(nil),                 // 39: cohort.v1.Standby
+	(*Fenced)(nil),                  // 40: cohort.v1.Fenced
+	(*Refused)(nil),                 // 41: cohort.v1.Refused
+	(*Step)(nil),                    // 42: cohort.v1.Step
+	(*Prepare)(nil),                 // 43: cohort.v1.Prepare
+	(*Notice)(nil),                  // 44: cohort.v1.Notice
+	(*AgentMessage)(nil),            // 45: cohort.v1.AgentMessage
+	(*AgentHello)(nil),              // 46: cohort.v1.AgentHello
+	(*InstanceAttached)(nil),        // 47: cohort.v1.InstanceAttached
+	(*InstanceDetached)(nil),        // 48: cohort.v1.InstanceDetached
+	(*FromInstance)(nil),            // 49: cohort.v1.FromInstance
+	(*Heartbeat)(nil),               // 50: cohort.v1.Heartbeat
+	(*CoordinatorMessage)(nil),      // 51: cohort.v1.CoordinatorMessage
+	(*Welcome)(nil),                 // 52: cohort.v1.Welcome
+	(*ToInstance)(nil),              // 53: cohort.v1.ToInstance
+	(*ParticipantInfo)(nil),         // 54: cohort.v1.ParticipantInfo
+	(*StepReply)(nil),               // 55: cohort.v1.StepReply
+	(*StepFailure)(nil),             // 56: cohort.v1.StepFailure
+	(*Read)(nil),                    // 57: cohort.v1.Read
+	(*ScanRead)(nil),                // 58: cohort.v1.ScanRead
+	(*Op)(nil),                      // 59: cohort.v1.Op
+	(*Attempt)(nil),                 // 60: cohort.v1.Attempt
+	(*Abort)(nil),                   // 61: cohort.v1.Abort
+	(*VerifyCheckpointRequest)(nil), // 62: cohort.v1.VerifyCheckpointRequest
+	(*FileChunk)(nil),               // 63: cohort.v1.FileChunk
+	(*VerifyProgress)(nil),          // 64: cohort.v1.VerifyProgress
 }
 var file_cohort_v1_participants_proto_depIdxs = []int32{
-	2,  // 0: cohort.v1.ReportReplicaRequest.copies:type_name -> cohort.v1.CopyReport
-	3,  // 1: cohort.v1.CopyReport.sections:type_name -> cohort.v1.SectionReport
-	9,  // 2: cohort.v1.HydrateProgress.result:type_name -> cohort.v1.HydrateResult
-	3,  // 3: cohort.v1.HydrateResult.sections:type_name -> cohort.v1.SectionReport
-	12, // 4: cohort.v1.ProbeResponse.replicas:type_name -> cohort.v1.ReplicaProbe
-	40, // 5: cohort.v1.ReplicaProbe.participants:type_name -> cohort.v1.ParticipantInfo
-	18, // 6: cohort.v1.InstanceMessage.hello:type_name -> cohort.v1.Hello
-	21, // 7: cohort.v1.InstanceMessage.step_result:type_name -> cohort.v1.StepResult
-	22, // 8: cohort.v1.InstanceMessage.vote:type_name -> cohort.v1.Vote
-	19, // 9: cohort.v1.InstanceMessage.goodbye:type_name -> cohort.v1.Goodbye
-	20, // 10: cohort.v1.InstanceMessage.ready:type_name -> cohort.v1.Ready
-	17, // 11: cohort.v1.InstanceMessage.captured:type_name -> cohort.v1.Captured
-	41, // 12: cohort.v1.StepResult.reply:type_name -> cohort.v1.StepReply
-	42, // 13: cohort.v1.StepResult.failure:type_name -> cohort.v1.StepFailure
-	43, // 14: cohort.v1.StepResult.reads:type_name -> cohort.v1.Read
-	44, // 15: cohort.v1.StepResult.scans:type_name -> cohort.v1.ScanRead
-	45, // 16: cohort.v1.StepResult.ops:type_name -> cohort.v1.Op
-	24, // 17: cohort.v1.NodeMessage.activated:type_name -> cohort.v1.Activated
-	25, // 18: cohort.v1.NodeMessage.standby:type_name -> cohort.v1.Standby
-	26, // 19: cohort.v1.NodeMessage.fenced:type_name -> cohort.v1.Fenced
-	28, // 20: cohort.v1.NodeMessage.step:type_name -> cohort.v1.Step
-	29, // 21: cohort.v1.NodeMessage.prepare:type_name -> cohort.v1.Prepare
-	30, // 22: cohort.v1.NodeMessage.notice:type_name -> cohort.v1.Notice
-	27, // 23: cohort.v1.NodeMessage.refused:type_name -> cohort.v1.Refused
-	16, // 24: cohort.v1.NodeMessage.capture:type_name -> cohort.v1.Capture
-	0,  // 25: cohort.v1.Refused.code:type_name -> cohort.v1.Refused.Code
-	46, // 26: cohort.v1.Step.attempt:type_name -> cohort.v1.Attempt
-	46, // 27: cohort.v1.Prepare.attempt:type_name -> cohort.v1.Attempt
-	46, // 28: cohort.v1.Notice.attempt:type_name -> cohort.v1.Attempt
-	47, // 29: cohort.v1.Notice.abort:type_name -> cohort.v1.Abort
-	32, // 30: cohort.v1.AgentMessage.hello:type_name -> cohort.v1.AgentHello
-	33, // 31: cohort.v1.AgentMessage.attached:type_name -> cohort.v1.InstanceAttached
-	34, // 32: cohort.v1.AgentMessage.detached:type_name -> cohort.v1.InstanceDetached
-	35, // 33: cohort.v1.AgentMessage.from_instance:type_name -> cohort.v1.FromInstance
-	36, // 34: cohort.v1.AgentMessage.heartbeat:type_name -> cohort.v1.Heartbeat
-	18, // 35: cohort.v1.InstanceAttached.hello:type_name -> cohort.v1.Hello
-	15, // 36: cohort.v1.FromInstance.message:type_name -> cohort.v1.InstanceMessage
-	38, // 37: cohort.v1.CoordinatorMessage.welcome:type_name -> cohort.v1.Welcome
-	39, // 38: cohort.v1.CoordinatorMessage.to_instance:type_name -> cohort.v1.ToInstance
-	36, // 39: cohort.v1.CoordinatorMessage.heartbeat:type_name -> cohort.v1.Heartbeat
-	23, // 40: cohort.v1.ToInstance.message:type_name -> cohort.v1.NodeMessage
-	15, // 41: cohort.v1.Participants.Attach:input_type -> cohort.v1.InstanceMessage
-	31, // 42: cohort.v1.Peers.Session:input_type -> cohort.v1.AgentMessage
-	10, // 43: cohort.v1.Peers.Probe:input_type -> cohort.v1.ProbeRequest
-	13, // 44: cohort.v1.Peers.Configure:input_type -> cohort.v1.ConfigureRequest
-	1,  // 45: cohort.v1.Peers.ReportReplica:input_type -> cohort.v1.ReportReplicaRequest
-	5,  // 46: cohort.v1.Peers.FetchCheckpoint:input_type -> cohort.v1.FetchCheckpointRequest
-	6,  // 47: cohort.v1.Peers.FetchState:input_type -> cohort.v1.FetchStateRequest
-	7,  // 48: cohort.v1.Peers.Hydrate:input_type -> cohort.v1.HydrateRequest
-	48, // 49: cohort.v1.Peers.VerifyCopies:input_type -> cohort.v1.VerifyCheckpointRequest
-	23, // 50: cohort.v1.Participants.Attach:output_type -> cohort.v1.NodeMessage
-	37, // 51: cohort.v1.Peers.Session:output_type -> cohort.v1.CoordinatorMessage
-	11, // 52: cohort.v1.Peers.Probe:output_type -> cohort.v1.ProbeResponse
-	14, // 53: cohort.v1.Peers.Configure:output_type -> cohort.v1.ConfigureResponse
-	4,  // 54: cohort.v1.Peers.ReportReplica:output_type -> cohort.v1.ReportReplicaResponse
-	49, // 55: cohort.v1.Peers.FetchCheckpoint:output_type -> cohort.v1.FileChunk
-	49, // 56: cohort.v1.Peers.FetchState:output_type -> cohort.v1.FileChunk
-	8,  // 57: cohort.v1.Peers.Hydrate:output_type -> cohort.v1.HydrateProgress
-	50, // 58: cohort.v1.Peers.VerifyCopies:output_type -> cohort.v1.VerifyProgress
-	50, // [50:59] is the sub-list for method output_type
-	41, // [41:50] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	3,  // 0: cohort.v1.ReportReplicaRequest.copies:type_name -> cohort.v1.CopyReport
+	4,  // 1: cohort.v1.CopyReport.sections:type_name -> cohort.v1.SectionReport
+	13, // 2: cohort.v1.HydrateProgress.result:type_name -> cohort.v1.HydrateResult
+	4,  // 3: cohort.v1.HydrateResult.sections:type_name -> cohort.v1.SectionReport
+	16, // 4: cohort.v1.ProbeResponse.replicas:type_name -> cohort.v1.ReplicaProbe
+	54, // 5: cohort.v1.ReplicaProbe.participants:type_name -> cohort.v1.ParticipantInfo
+	32, // 6: cohort.v1.InstanceMessage.hello:type_name -> cohort.v1.Hello
+	35, // 7: cohort.v1.InstanceMessage.step_result:type_name -> cohort.v1.StepResult
+	36, // 8: cohort.v1.InstanceMessage.vote:type_name -> cohort.v1.Vote
+	33, // 9: cohort.v1.InstanceMessage.goodbye:type_name -> cohort.v1.Goodbye
+	34, // 10: cohort.v1.InstanceMessage.ready:type_name -> cohort.v1.Ready
+	21, // 11: cohort.v1.InstanceMessage.captured:type_name -> cohort.v1.Captured
+	22, // 12: cohort.v1.InstanceMessage.progress:type_name -> cohort.v1.Progress
+	0,  // 13: cohort.v1.Progress.phase:type_name -> cohort.v1.Progress.Phase
+	25, // 14: cohort.v1.FindStateResponse.capture:type_name -> cohort.v1.CapturedState
+	29, // 15: cohort.v1.CaptureChunk.header:type_name -> cohort.v1.CaptureHeader
+	30, // 16: cohort.v1.CaptureChunk.end:type_name -> cohort.v1.CaptureEnd
+	55, // 17: cohort.v1.StepResult.reply:type_name -> cohort.v1.StepReply
+	56, // 18: cohort.v1.StepResult.failure:type_name -> cohort.v1.StepFailure
+	57, // 19: cohort.v1.StepResult.reads:type_name -> cohort.v1.Read
+	58, // 20: cohort.v1.StepResult.scans:type_name -> cohort.v1.ScanRead
+	59, // 21: cohort.v1.StepResult.ops:type_name -> cohort.v1.Op
+	38, // 22: cohort.v1.NodeMessage.activated:type_name -> cohort.v1.Activated
+	39, // 23: cohort.v1.NodeMessage.standby:type_name -> cohort.v1.Standby
+	40, // 24: cohort.v1.NodeMessage.fenced:type_name -> cohort.v1.Fenced
+	42, // 25: cohort.v1.NodeMessage.step:type_name -> cohort.v1.Step
+	43, // 26: cohort.v1.NodeMessage.prepare:type_name -> cohort.v1.Prepare
+	44, // 27: cohort.v1.NodeMessage.notice:type_name -> cohort.v1.Notice
+	41, // 28: cohort.v1.NodeMessage.refused:type_name -> cohort.v1.Refused
+	20, // 29: cohort.v1.NodeMessage.capture:type_name -> cohort.v1.Capture
+	1,  // 30: cohort.v1.Refused.code:type_name -> cohort.v1.Refused.Code
+	60, // 31: cohort.v1.Step.attempt:type_name -> cohort.v1.Attempt
+	60, // 32: cohort.v1.Prepare.attempt:type_name -> cohort.v1.Attempt
+	60, // 33: cohort.v1.Notice.attempt:type_name -> cohort.v1.Attempt
+	61, // 34: cohort.v1.Notice.abort:type_name -> cohort.v1.Abort
+	46, // 35: cohort.v1.AgentMessage.hello:type_name -> cohort.v1.AgentHello
+	47, // 36: cohort.v1.AgentMessage.attached:type_name -> cohort.v1.InstanceAttached
+	48, // 37: cohort.v1.AgentMessage.detached:type_name -> cohort.v1.InstanceDetached
+	49, // 38: cohort.v1.AgentMessage.from_instance:type_name -> cohort.v1.FromInstance
+	50, // 39: cohort.v1.AgentMessage.heartbeat:type_name -> cohort.v1.Heartbeat
+	32, // 40: cohort.v1.InstanceAttached.hello:type_name -> cohort.v1.Hello
+	19, // 41: cohort.v1.FromInstance.message:type_name -> cohort.v1.InstanceMessage
+	52, // 42: cohort.v1.CoordinatorMessage.welcome:type_name -> cohort.v1.Welcome
+	53, // 43: cohort.v1.CoordinatorMessage.to_instance:type_name -> cohort.v1.ToInstance
+	50, // 44: cohort.v1.CoordinatorMessage.heartbeat:type_name -> cohort.v1.Heartbeat
+	37, // 45: cohort.v1.ToInstance.message:type_name -> cohort.v1.NodeMessage
+	19, // 46: cohort.v1.Participants.Attach:input_type -> cohort.v1.InstanceMessage
+	23, // 47: cohort.v1.Participants.FindState:input_type -> cohort.v1.FindStateRequest
+	26, // 48: cohort.v1.Participants.ReadState:input_type -> cohort.v1.ReadStateRequest
+	28, // 49: cohort.v1.Participants.WriteCapture:input_type -> cohort.v1.CaptureChunk
+	45, // 50: cohort.v1.Peers.Session:input_type -> cohort.v1.AgentMessage
+	14, // 51: cohort.v1.Peers.Probe:input_type -> cohort.v1.ProbeRequest
+	17, // 52: cohort.v1.Peers.Configure:input_type -> cohort.v1.ConfigureRequest
+	2,  // 53: cohort.v1.Peers.ReportReplica:input_type -> cohort.v1.ReportReplicaRequest
+	6,  // 54: cohort.v1.Peers.FetchCheckpoint:input_type -> cohort.v1.FetchCheckpointRequest
+	7,  // 55: cohort.v1.Peers.FetchCapture:input_type -> cohort.v1.FetchCaptureRequest
+	8,  // 56: cohort.v1.Peers.ReportCapture:input_type -> cohort.v1.ReportCaptureRequest
+	10, // 57: cohort.v1.Peers.FetchState:input_type -> cohort.v1.FetchStateRequest
+	11, // 58: cohort.v1.Peers.Hydrate:input_type -> cohort.v1.HydrateRequest
+	62, // 59: cohort.v1.Peers.VerifyCopies:input_type -> cohort.v1.VerifyCheckpointRequest
+	37, // 60: cohort.v1.Participants.Attach:output_type -> cohort.v1.NodeMessage
+	24, // 61: cohort.v1.Participants.FindState:output_type -> cohort.v1.FindStateResponse
+	27, // 62: cohort.v1.Participants.ReadState:output_type -> cohort.v1.StateChunk
+	31, // 63: cohort.v1.Participants.WriteCapture:output_type -> cohort.v1.CaptureProgress
+	51, // 64: cohort.v1.Peers.Session:output_type -> cohort.v1.CoordinatorMessage
+	15, // 65: cohort.v1.Peers.Probe:output_type -> cohort.v1.ProbeResponse
+	18, // 66: cohort.v1.Peers.Configure:output_type -> cohort.v1.ConfigureResponse
+	5,  // 67: cohort.v1.Peers.ReportReplica:output_type -> cohort.v1.ReportReplicaResponse
+	63, // 68: cohort.v1.Peers.FetchCheckpoint:output_type -> cohort.v1.FileChunk
+	63, // 69: cohort.v1.Peers.FetchCapture:output_type -> cohort.v1.FileChunk
+	9,  // 70: cohort.v1.Peers.ReportCapture:output_type -> cohort.v1.ReportCaptureResponse
+	63, // 71: cohort.v1.Peers.FetchState:output_type -> cohort.v1.FileChunk
+	12, // 72: cohort.v1.Peers.Hydrate:output_type -> cohort.v1.HydrateProgress
+	64, // 73: cohort.v1.Peers.VerifyCopies:output_type -> cohort.v1.VerifyProgress
+	60, // [60:74] is the sub-list for method output_type
+	46, // [46:60] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_cohort_v1_participants_proto_init() }
@@ -3578,19 +4722,20 @@ func file_cohort_v1_participants_proto_init() {
 	file_cohort_v1_checkpoints_proto_init()
 	file_cohort_v1_cluster_proto_init()
 	file_cohort_v1_transactions_proto_init()
-	file_cohort_v1_participants_proto_msgTypes[14].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[17].OneofWrappers = []any{
 		(*InstanceMessage_Hello)(nil),
 		(*InstanceMessage_StepResult)(nil),
 		(*InstanceMessage_Vote)(nil),
 		(*InstanceMessage_Goodbye)(nil),
 		(*InstanceMessage_Ready)(nil),
 		(*InstanceMessage_Captured)(nil),
+		(*InstanceMessage_Progress)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[20].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[33].OneofWrappers = []any{
 		(*StepResult_Reply)(nil),
 		(*StepResult_Failure)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[22].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[35].OneofWrappers = []any{
 		(*NodeMessage_Activated)(nil),
 		(*NodeMessage_Standby)(nil),
 		(*NodeMessage_Fenced)(nil),
@@ -3600,14 +4745,14 @@ func file_cohort_v1_participants_proto_init() {
 		(*NodeMessage_Refused)(nil),
 		(*NodeMessage_Capture)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[30].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[43].OneofWrappers = []any{
 		(*AgentMessage_Hello)(nil),
 		(*AgentMessage_Attached)(nil),
 		(*AgentMessage_Detached)(nil),
 		(*AgentMessage_FromInstance)(nil),
 		(*AgentMessage_Heartbeat)(nil),
 	}
-	file_cohort_v1_participants_proto_msgTypes[36].OneofWrappers = []any{
+	file_cohort_v1_participants_proto_msgTypes[49].OneofWrappers = []any{
 		(*CoordinatorMessage_Welcome)(nil),
 		(*CoordinatorMessage_ToInstance)(nil),
 		(*CoordinatorMessage_Heartbeat)(nil),
@@ -3617,8 +4762,8 @@ func file_cohort_v1_participants_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohort_v1_participants_proto_rawDesc), len(file_cohort_v1_participants_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   39,
+			NumEnums:      2,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -25,7 +25,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Participants_Attach_FullMethodName = "/cohort.v1.Participants/Attach"
+	Participants_Attach_FullMethodName       = "/cohort.v1.Participants/Attach"
+	Participants_FindState_FullMethodName    = "/cohort.v1.Participants/FindState"
+	Participants_ReadState_FullMethodName    = "/cohort.v1.Participants/ReadState"
+	Participants_WriteCapture_FullMethodName = "/cohort.v1.Participants/WriteCapture"
 )
 
 // ParticipantsClient is the client API for Participants service.
@@ -35,6 +38,16 @@ const (
 // Participants is what applications attach to.
 type ParticipantsClient interface {
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[InstanceMessage, NodeMessage], error)
+	// FindState tells an instance with state of its own where that comes from: a
+	// captured state, the log, or both.
+	FindState(ctx context.Context, in *FindStateRequest, opts ...grpc.CallOption) (*FindStateResponse, error)
+	// ReadState sends a captured state from an offset on.
+	ReadState(ctx context.Context, in *ReadStateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StateChunk], error)
+	// WriteCapture stores what an instance has captured. The first message of the
+	// instance names the capture; the node answers with the offset from which it
+	// wants the bytes, and then with what it has stored so far, durable or not. The
+	// last answer says that all of it is stored, and recorded for the checkpoint.
+	WriteCapture(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CaptureChunk, CaptureProgress], error)
 }
 
 type participantsClient struct {
@@ -58,6 +71,48 @@ func (c *participantsClient) Attach(ctx context.Context, opts ...grpc.CallOption
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Participants_AttachClient = grpc.BidiStreamingClient[InstanceMessage, NodeMessage]
 
+func (c *participantsClient) FindState(ctx context.Context, in *FindStateRequest, opts ...grpc.CallOption) (*FindStateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FindStateResponse)
+	err := c.cc.Invoke(ctx, Participants_FindState_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *participantsClient) ReadState(ctx context.Context, in *ReadStateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StateChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Participants_ServiceDesc.Streams[1], Participants_ReadState_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReadStateRequest, StateChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Participants_ReadStateClient = grpc.ServerStreamingClient[StateChunk]
+
+func (c *participantsClient) WriteCapture(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CaptureChunk, CaptureProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Participants_ServiceDesc.Streams[2], Participants_WriteCapture_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CaptureChunk, CaptureProgress]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Participants_WriteCaptureClient = grpc.BidiStreamingClient[CaptureChunk, CaptureProgress]
+
 // ParticipantsServer is the server API for Participants service.
 // All implementations must embed UnimplementedParticipantsServer
 // for forward compatibility.
@@ -65,6 +120,16 @@ type Participants_AttachClient = grpc.BidiStreamingClient[InstanceMessage, NodeM
 // Participants is what applications attach to.
 type ParticipantsServer interface {
 	Attach(grpc.BidiStreamingServer[InstanceMessage, NodeMessage]) error
+	// FindState tells an instance with state of its own where that comes from: a
+	// captured state, the log, or both.
+	FindState(context.Context, *FindStateRequest) (*FindStateResponse, error)
+	// ReadState sends a captured state from an offset on.
+	ReadState(*ReadStateRequest, grpc.ServerStreamingServer[StateChunk]) error
+	// WriteCapture stores what an instance has captured. The first message of the
+	// instance names the capture; the node answers with the offset from which it
+	// wants the bytes, and then with what it has stored so far, durable or not. The
+	// last answer says that all of it is stored, and recorded for the checkpoint.
+	WriteCapture(grpc.BidiStreamingServer[CaptureChunk, CaptureProgress]) error
 	mustEmbedUnimplementedParticipantsServer()
 }
 
@@ -77,6 +142,15 @@ type UnimplementedParticipantsServer struct{}
 
 func (UnimplementedParticipantsServer) Attach(grpc.BidiStreamingServer[InstanceMessage, NodeMessage]) error {
 	return status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedParticipantsServer) FindState(context.Context, *FindStateRequest) (*FindStateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FindState not implemented")
+}
+func (UnimplementedParticipantsServer) ReadState(*ReadStateRequest, grpc.ServerStreamingServer[StateChunk]) error {
+	return status.Error(codes.Unimplemented, "method ReadState not implemented")
+}
+func (UnimplementedParticipantsServer) WriteCapture(grpc.BidiStreamingServer[CaptureChunk, CaptureProgress]) error {
+	return status.Error(codes.Unimplemented, "method WriteCapture not implemented")
 }
 func (UnimplementedParticipantsServer) mustEmbedUnimplementedParticipantsServer() {}
 func (UnimplementedParticipantsServer) testEmbeddedByValue()                      {}
@@ -106,17 +180,69 @@ func _Participants_Attach_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Participants_AttachServer = grpc.BidiStreamingServer[InstanceMessage, NodeMessage]
 
+func _Participants_FindState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FindStateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ParticipantsServer).FindState(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Participants_FindState_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ParticipantsServer).FindState(ctx, req.(*FindStateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Participants_ReadState_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ReadStateRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ParticipantsServer).ReadState(m, &grpc.GenericServerStream[ReadStateRequest, StateChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Participants_ReadStateServer = grpc.ServerStreamingServer[StateChunk]
+
+func _Participants_WriteCapture_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ParticipantsServer).WriteCapture(&grpc.GenericServerStream[CaptureChunk, CaptureProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Participants_WriteCaptureServer = grpc.BidiStreamingServer[CaptureChunk, CaptureProgress]
+
 // Participants_ServiceDesc is the grpc.ServiceDesc for Participants service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Participants_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "cohort.v1.Participants",
 	HandlerType: (*ParticipantsServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "FindState",
+			Handler:    _Participants_FindState_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Attach",
 			Handler:       _Participants_Attach_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "ReadState",
+			Handler:       _Participants_ReadState_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WriteCapture",
+			Handler:       _Participants_WriteCapture_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},
@@ -130,6 +256,8 @@ const (
 	Peers_Configure_FullMethodName       = "/cohort.v1.Peers/Configure"
 	Peers_ReportReplica_FullMethodName   = "/cohort.v1.Peers/ReportReplica"
 	Peers_FetchCheckpoint_FullMethodName = "/cohort.v1.Peers/FetchCheckpoint"
+	Peers_FetchCapture_FullMethodName    = "/cohort.v1.Peers/FetchCapture"
+	Peers_ReportCapture_FullMethodName   = "/cohort.v1.Peers/ReportCapture"
 	Peers_FetchState_FullMethodName      = "/cohort.v1.Peers/FetchState"
 	Peers_Hydrate_FullMethodName         = "/cohort.v1.Peers/Hydrate"
 	Peers_VerifyCopies_FullMethodName    = "/cohort.v1.Peers/VerifyCopies"
@@ -153,6 +281,11 @@ type PeersClient interface {
 	// FetchCheckpoint sends the answering node's copy of a checkpoint, or a file
 	// that is being imported, as an export file.
 	FetchCheckpoint(ctx context.Context, in *FetchCheckpointRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileChunk], error)
+	// FetchCapture sends the answering node's file of a captured state.
+	FetchCapture(ctx context.Context, in *FetchCaptureRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileChunk], error)
+	// ReportCapture tells the group's coordinator that a captured state is stored
+	// on a node, or what it failed with.
+	ReportCapture(ctx context.Context, in *ReportCaptureRequest, opts ...grpc.CallOption) (*ReportCaptureResponse, error)
 	// FetchState sends the group's state and log at exactly an index, in the form
 	// of a Raft snapshot.
 	FetchState(ctx context.Context, in *FetchStateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileChunk], error)
@@ -233,9 +366,38 @@ func (c *peersClient) FetchCheckpoint(ctx context.Context, in *FetchCheckpointRe
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peers_FetchCheckpointClient = grpc.ServerStreamingClient[FileChunk]
 
+func (c *peersClient) FetchCapture(ctx context.Context, in *FetchCaptureRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[2], Peers_FetchCapture_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchCaptureRequest, FileChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_FetchCaptureClient = grpc.ServerStreamingClient[FileChunk]
+
+func (c *peersClient) ReportCapture(ctx context.Context, in *ReportCaptureRequest, opts ...grpc.CallOption) (*ReportCaptureResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportCaptureResponse)
+	err := c.cc.Invoke(ctx, Peers_ReportCapture_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peersClient) FetchState(ctx context.Context, in *FetchStateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[2], Peers_FetchState_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[3], Peers_FetchState_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -254,7 +416,7 @@ type Peers_FetchStateClient = grpc.ServerStreamingClient[FileChunk]
 
 func (c *peersClient) Hydrate(ctx context.Context, in *HydrateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HydrateProgress], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[3], Peers_Hydrate_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[4], Peers_Hydrate_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +435,7 @@ type Peers_HydrateClient = grpc.ServerStreamingClient[HydrateProgress]
 
 func (c *peersClient) VerifyCopies(ctx context.Context, in *VerifyCheckpointRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyProgress], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[4], Peers_VerifyCopies_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peers_ServiceDesc.Streams[5], Peers_VerifyCopies_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -308,6 +470,11 @@ type PeersServer interface {
 	// FetchCheckpoint sends the answering node's copy of a checkpoint, or a file
 	// that is being imported, as an export file.
 	FetchCheckpoint(*FetchCheckpointRequest, grpc.ServerStreamingServer[FileChunk]) error
+	// FetchCapture sends the answering node's file of a captured state.
+	FetchCapture(*FetchCaptureRequest, grpc.ServerStreamingServer[FileChunk]) error
+	// ReportCapture tells the group's coordinator that a captured state is stored
+	// on a node, or what it failed with.
+	ReportCapture(context.Context, *ReportCaptureRequest) (*ReportCaptureResponse, error)
 	// FetchState sends the group's state and log at exactly an index, in the form
 	// of a Raft snapshot.
 	FetchState(*FetchStateRequest, grpc.ServerStreamingServer[FileChunk]) error
@@ -340,6 +507,12 @@ func (UnimplementedPeersServer) ReportReplica(context.Context, *ReportReplicaReq
 }
 func (UnimplementedPeersServer) FetchCheckpoint(*FetchCheckpointRequest, grpc.ServerStreamingServer[FileChunk]) error {
 	return status.Error(codes.Unimplemented, "method FetchCheckpoint not implemented")
+}
+func (UnimplementedPeersServer) FetchCapture(*FetchCaptureRequest, grpc.ServerStreamingServer[FileChunk]) error {
+	return status.Error(codes.Unimplemented, "method FetchCapture not implemented")
+}
+func (UnimplementedPeersServer) ReportCapture(context.Context, *ReportCaptureRequest) (*ReportCaptureResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportCapture not implemented")
 }
 func (UnimplementedPeersServer) FetchState(*FetchStateRequest, grpc.ServerStreamingServer[FileChunk]) error {
 	return status.Error(codes.Unimplemented, "method FetchState not implemented")
@@ -443,6 +616,35 @@ func _Peers_FetchCheckpoint_Handler(srv interface{}, stream grpc.ServerStream) e
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peers_FetchCheckpointServer = grpc.ServerStreamingServer[FileChunk]
 
+func _Peers_FetchCapture_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchCaptureRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeersServer).FetchCapture(m, &grpc.GenericServerStream[FetchCaptureRequest, FileChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peers_FetchCaptureServer = grpc.ServerStreamingServer[FileChunk]
+
+func _Peers_ReportCapture_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportCaptureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeersServer).ReportCapture(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peers_ReportCapture_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeersServer).ReportCapture(ctx, req.(*ReportCaptureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Peers_FetchState_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(FetchStateRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -495,6 +697,10 @@ var Peers_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ReportReplica",
 			Handler:    _Peers_ReportReplica_Handler,
 		},
+		{
+			MethodName: "ReportCapture",
+			Handler:    _Peers_ReportCapture_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -506,6 +712,11 @@ var Peers_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "FetchCheckpoint",
 			Handler:       _Peers_FetchCheckpoint_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "FetchCapture",
+			Handler:       _Peers_FetchCapture_Handler,
 			ServerStreams: true,
 		},
 		{

@@ -148,6 +148,8 @@ const (
 	StepFailure_CODE_RECOVERING  StepFailure_Code = 6
 	StepFailure_CODE_BAD_PAYLOAD StepFailure_Code = 7
 	StepFailure_CODE_TOO_LARGE   StepFailure_Code = 8
+	// The step met a lock that another attempt holds: a new attempt may succeed.
+	StepFailure_CODE_CONFLICT StepFailure_Code = 9
 )
 
 // Enum value maps for StepFailure_Code.
@@ -162,6 +164,7 @@ var (
 		6: "CODE_RECOVERING",
 		7: "CODE_BAD_PAYLOAD",
 		8: "CODE_TOO_LARGE",
+		9: "CODE_CONFLICT",
 	}
 	StepFailure_Code_value = map[string]int32{
 		"CODE_UNSPECIFIED":    0,
@@ -173,6 +176,7 @@ var (
 		"CODE_RECOVERING":     6,
 		"CODE_BAD_PAYLOAD":    7,
 		"CODE_TOO_LARGE":      8,
+		"CODE_CONFLICT":       9,
 	}
 )
 
@@ -3400,11 +3404,11 @@ const file_cohort_v1_transactions_proto_rawDesc = "" +
 	"\x06result\"H\n" +
 	"\tStepReply\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12!\n" +
-	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\"\xbd\x02\n" +
+	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\"\xd0\x02\n" +
 	"\vStepFailure\x12/\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x1b.cohort.v1.StepFailure.CodeR\x04code\x12 \n" +
 	"\vparticipant\x18\x02 \x01(\tR\vparticipant\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xc0\x01\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xd3\x01\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fCODE_HANDLER\x10\x01\x12\x0e\n" +
@@ -3415,7 +3419,8 @@ const file_cohort_v1_transactions_proto_rawDesc = "" +
 	"\x12CODE_INSTANCE_LOST\x10\x05\x12\x13\n" +
 	"\x0fCODE_RECOVERING\x10\x06\x12\x14\n" +
 	"\x10CODE_BAD_PAYLOAD\x10\a\x12\x12\n" +
-	"\x0eCODE_TOO_LARGE\x10\b\"\xa2\x02\n" +
+	"\x0eCODE_TOO_LARGE\x10\b\x12\x11\n" +
+	"\rCODE_CONFLICT\x10\t\"\xa2\x02\n" +
 	"\rCommitRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12,\n" +
 	"\aattempt\x18\x02 \x01(\v2\x12.cohort.v1.AttemptR\aattempt\x12%\n" +
