@@ -24,6 +24,8 @@ const (
 	ballastBytes = 16 << 10
 	// keptPatience bounds the wait for what must come after the faults.
 	keptPatience = 30 * time.Second
+	// faultsMore is how much longer faults go on at most until enough has happened.
+	faultsMore = time.Minute
 
 	keptArchived = `group: archived
 participants: [{name: left}, {name: right}, {name: ballast}]
@@ -52,11 +54,13 @@ type kept struct {
 // restore that is another state than the group had.
 func TestFaultCheckpointsWhileNodesAreKilled(t *testing.T) {
 	k := openKept(t)
-	faults, cancel := context.WithTimeout(t.Context(), faultTime(t))
+	faults, cancel := context.WithTimeout(t.Context(), faultTime(t)+faultsMore)
 	defer cancel()
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	defer clients.Wait()
+	enough := time.AfterFunc(faultTime(t), func() { k.untilEnough(faults, cancel) })
+	defer enough.Stop()
 	defer stop()
 	for _, group := range []string{"archived", "deleted"} {
 		for range keptClients {
@@ -76,7 +80,7 @@ func TestFaultCheckpointsWhileNodesAreKilled(t *testing.T) {
 	clients.Wait()
 	t.Logf("%d kills, %d transfers, %d checkpoints, %d requests without an answer, %d audits",
 		kills, k.moved.Load(), k.taken.Load(), k.refused.Load(), k.audited.Load())
-	if kills == 0 || k.moved.Load() < 100 || k.taken.Load() < 4 || k.audited.Load() == 0 {
+	if kills == 0 || !k.enough() {
 		t.Error("too little happened for the test to show anything")
 	}
 	for _, group := range []string{"archived", "deleted"} {
@@ -85,7 +89,27 @@ func TestFaultCheckpointsWhileNodesAreKilled(t *testing.T) {
 	}
 }
 
-// faultTime is how long faults go on.
+// enough happened for the test to show something.
+func (k *kept) enough() bool {
+	return k.moved.Load() >= 100 && k.taken.Load() >= 4 && k.audited.Load() > 0
+}
+
+// untilEnough ends the faults as soon as they have met enough: on a busy machine
+// a checkpoint may take longer than a node lives.
+func (k *kept) untilEnough(faults context.Context, end context.CancelFunc) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !k.enough() {
+		select {
+		case <-faults.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	end()
+}
+
+// faultTime is how long faults go on at least.
 func faultTime(t *testing.T) time.Duration {
 	t.Helper()
 	s := os.Getenv("COHORT_FAULT_SECONDS")
