@@ -20,6 +20,7 @@ import (
 type setBalance struct {
 	Account string `json:"account"`
 	Balance int64  `json:"balance"`
+	By      int64  `json:"by,omitempty"`
 }
 
 // bank keeps balances in memory, and notes how it is called.
@@ -172,7 +173,7 @@ func bankApp(name string, b participant.OwnState, balance func(string) int64, op
 			return 0, err
 		}
 		after := balance(in.Account) + in.Amount
-		return after, tx.Log(setBalance{in.Account, after})
+		return after, tx.Log(setBalance{Account: in.Account, Balance: after})
 	}))
 	app.Handle("transfer", participant.Func(func(_ context.Context, tx *participant.StepTx, in transfer) (any, error) {
 		if err := tx.Lock(in.From, in.To); err != nil {
@@ -181,7 +182,9 @@ func bankApp(name string, b participant.OwnState, balance func(string) int64, op
 		if balance(in.From) < in.Amount {
 			return nil, fmt.Errorf("%s has only %d", in.From, balance(in.From))
 		}
-		return nil, errors.Join(tx.Log(setBalance{in.From, balance(in.From) - in.Amount}), tx.Log(setBalance{in.To, balance(in.To) + in.Amount}))
+		return nil, errors.Join(
+			tx.Log(setBalance{Account: in.From, Balance: balance(in.From) - in.Amount}),
+			tx.Log(setBalance{Account: in.To, Balance: balance(in.To) + in.Amount}))
 	}))
 	app.Handle("balance", participant.Func(func(_ context.Context, tx *participant.StepTx, account string) (int64, error) {
 		if err := tx.RLock(account); err != nil {
