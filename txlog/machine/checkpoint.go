@@ -62,6 +62,9 @@ type Checkpoint struct {
 	Detail      string
 	Transaction string
 	Participant string
+	// Captures are of the participants with state of their own that the checkpoint
+	// is of, in order of their names; from feature level 3 on.
+	Captures []Capture
 }
 
 // Copy is one replica's copy of a checkpoint, as last reported.

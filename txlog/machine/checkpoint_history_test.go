@@ -145,7 +145,7 @@ func TestCheckpointBounds(t *testing.T) {
 		record.Members = append(record.Members, longest(command.MaxNameBytes))
 		record.Copies = append(record.Copies, machine.Copy{Node: longest(command.MaxNameBytes), Detail: longest(command.MaxDetailBytes), Bytes: 1 << 63, WriteNanos: 1 << 63, Rebuilt: 1 << 63})
 	}
-	for range command.MaxSections {
+	for range command.MaxParticipants + 2 {
 		record.Sections = append(record.Sections, command.Section{Name: longest(12 + command.MaxNameBytes), Keys: 1 << 63, Bytes: 1 << 63})
 	}
 	if n := uint64(len(machine.AppendCheckpoint(nil, &record))) + 200; n > machine.CommandSize(&command.NotePause{}).Bytes {

@@ -50,6 +50,7 @@
 //	0x08 number:8                   checkpoint   from feature level 2 on
 //	0x09                            schedule     once per entry that commits, likewise
 //	0x0a                            origin       only after a restore
+//	0x0b participant                own state    from feature level 3 on
 //
 // An id that is decided again (a later attempt after an abort) stays listed at
 // its older index; forgetting looks at the outcome's own index and passes over it.

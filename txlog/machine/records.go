@@ -83,7 +83,11 @@ func readNames(r *wire.Reader) []string {
 // AppendCheckpoint appends the record of a checkpoint, as it is stored and as
 // Begin carries it.
 func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
-	dst = append(dst, recordVersion)
+	version := byte(recordVersion)
+	if len(c.Captures) > 0 {
+		version = checkpointVersionCaptures
+	}
+	dst = append(dst, version)
 	dst = binary.AppendUvarint(dst, c.Number)
 	dst = append(dst, byte(c.State))
 	dst = command.AppendCheckpointRequest(dst, &c.Request)
@@ -113,12 +117,24 @@ func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	dst = binary.AppendVarint(dst, c.CompletedUnixNano)
 	dst = wire.AppendString(dst, c.Detail)
 	dst = wire.AppendString(dst, c.Transaction)
-	return wire.AppendString(dst, c.Participant)
+	dst = wire.AppendString(dst, c.Participant)
+	if version < checkpointVersionCaptures {
+		return dst
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(c.Captures)))
+	for i := range c.Captures {
+		dst = appendCapture(dst, &c.Captures[i])
+	}
+	return dst
 }
+
+// checkpointVersionCaptures is the version of a checkpoint's record with captures.
+// It is written if there are any, so that below level 3 every release reads it.
+const checkpointVersionCaptures = 2
 
 // DecodeCheckpoint decodes what AppendCheckpoint wrote. Nothing of it aliases v.
 func DecodeCheckpoint(v []byte) (Checkpoint, error) {
-	r := openRecord(v)
+	r, version := openRecordUpTo(v, checkpointVersionCaptures)
 	c := Checkpoint{Number: r.Uvarint(), State: CheckpointState(r.Byte())}
 	if c.State < CheckpointWriting || c.State > CheckpointFailed {
 		r.Fail("a checkpoint has an unknown state")
@@ -149,6 +165,15 @@ func DecodeCheckpoint(v []byte) (Checkpoint, error) {
 	c.Detail = r.String()
 	c.Transaction = r.String()
 	c.Participant = r.String()
+	if version >= checkpointVersionCaptures {
+		n := r.Count(captureMinBytes)
+		if n == 0 {
+			r.Fail("a checkpoint of version 2 has no captures")
+		}
+		for range n {
+			c.Captures = append(c.Captures, readCapture(&r))
+		}
+	}
 	if err := r.Finish(); err != nil {
 		return Checkpoint{}, err
 	}
