@@ -112,14 +112,12 @@ func (s *Stock) Restore(_ context.Context, _ participant.Point, r io.Reader) err
 }
 
 // Apply makes movements that this process has not made.
-func (s *Stock) Apply(_ context.Context, e participant.Entry) error { return s.replay(e.Changes, +1) }
+func (s *Stock) Apply(_ context.Context, e participant.Entry) error { return s.add(e.Changes, +1) }
 
 // Undo takes those back that did not commit.
-func (s *Stock) Undo(_ context.Context, _ string, c []participant.Change) error {
-	return s.replay(c, -1)
-}
+func (s *Stock) Undo(_ context.Context, _ string, c []participant.Change) error { return s.add(c, -1) }
 
-func (s *Stock) replay(changes []participant.Change, sign int) error {
+func (s *Stock) add(changes []participant.Change, sign int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range changes {
