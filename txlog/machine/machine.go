@@ -193,7 +193,7 @@ func (e *entryRun) command(c command.Command) (command.Result, error) {
 	case *command.FeatureLevel:
 		return e.raiseLevel(c), nil
 	case *command.Activate:
-		return e.activate(c), nil
+		return e.activate(c)
 	case *command.Configure:
 		return e.configure(c)
 	case *command.MoveHorizon:

@@ -84,7 +84,7 @@ func readNames(r *wire.Reader) []string {
 // Begin carries it.
 func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	version := byte(recordVersion)
-	if len(c.Captures) > 0 {
+	if len(c.Captures) > 0 || c.LogFrom != 0 {
 		version = checkpointVersionCaptures
 	}
 	dst = append(dst, version)
@@ -125,11 +125,24 @@ func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	for i := range c.Captures {
 		dst = appendCapture(dst, &c.Captures[i])
 	}
-	return dst
+	dst = binary.AppendUvarint(dst, c.LogFrom)
+	return appendCut(dst, &c.Before)
 }
 
-// checkpointVersionCaptures is the version of a checkpoint's record with captures.
-// It is written if there are any, so that below level 3 every release reads it.
+func appendCut(dst []byte, c *Cut) []byte {
+	dst = binary.AppendUvarint(dst, c.Number)
+	dst = binary.AppendVarint(dst, c.UnixNano)
+	dst = binary.AppendUvarint(dst, c.Position)
+	return binary.AppendUvarint(dst, c.LogBytes)
+}
+
+func readCut(r *wire.Reader) Cut {
+	return Cut{Number: r.Uvarint(), UnixNano: r.Varint(), Position: r.Uvarint(), LogBytes: r.Uvarint()}
+}
+
+// checkpointVersionCaptures is the version of a checkpoint's record with captures,
+// or with need of the log before it. It is written for these alone, so that below
+// level 3 every release reads it.
 const checkpointVersionCaptures = 2
 
 // DecodeCheckpoint decodes what AppendCheckpoint wrote. Nothing of it aliases v.
@@ -166,13 +179,13 @@ func DecodeCheckpoint(v []byte) (Checkpoint, error) {
 	c.Transaction = r.String()
 	c.Participant = r.String()
 	if version >= checkpointVersionCaptures {
-		n := r.Count(captureMinBytes)
-		if n == 0 {
-			r.Fail("a checkpoint of version 2 has no captures")
-		}
-		for range n {
+		for range r.Count(captureMinBytes) {
 			c.Captures = append(c.Captures, readCapture(&r))
 		}
+		if c.LogFrom = r.Uvarint(); len(c.Captures) == 0 && c.LogFrom == 0 {
+			r.Fail("a checkpoint without captures is of version 1")
+		}
+		c.Before = readCut(&r)
 	}
 	if err := r.Finish(); err != nil {
 		return Checkpoint{}, err
@@ -185,10 +198,7 @@ func appendSchedule(dst []byte, s *Schedule) []byte {
 	dst = binary.AppendUvarint(dst, s.NextNumber)
 	dst = binary.AppendUvarint(dst, s.LogBytes)
 	dst = binary.AppendVarint(dst, s.SinceUnixNano)
-	dst = binary.AppendUvarint(dst, s.CutNumber)
-	dst = binary.AppendVarint(dst, s.CutUnixNano)
-	dst = binary.AppendUvarint(dst, s.CutPosition)
-	dst = binary.AppendUvarint(dst, s.CutLogBytes)
+	dst = appendCut(dst, &s.Cut)
 	dst = binary.AppendVarint(dst, s.AttemptUnixNano)
 	dst = binary.AppendUvarint(dst, uint64(len(s.Pending)))
 	for i := range s.Pending {
@@ -204,10 +214,7 @@ func decodeSchedule(v []byte) (Schedule, error) {
 		NextNumber:      r.Uvarint(),
 		LogBytes:        r.Uvarint(),
 		SinceUnixNano:   r.Varint(),
-		CutNumber:       r.Uvarint(),
-		CutUnixNano:     r.Varint(),
-		CutPosition:     r.Uvarint(),
-		CutLogBytes:     r.Uvarint(),
+		Cut:             readCut(&r),
 		AttemptUnixNano: r.Varint(),
 	}
 	for range r.Count(5) {

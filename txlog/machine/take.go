@@ -227,7 +227,14 @@ func (e *entryRun) checkpoint(c *command.Checkpoint) (command.Result, error) {
 	if c.Seal && m.meta.Sealed && m.meta.SealToken != c.SealToken {
 		return refused(command.ReasonSealed, "the group is sealed for another restore"), nil
 	}
-	if r, ok := e.reserveSize(CommandSize(c)); !ok {
+	own, err := ReadOwnStates(e.st)
+	if err != nil {
+		return command.Result{}, err
+	}
+	if r, ok := checkCaptures(c, own); !ok {
+		return r, nil
+	}
+	if r, ok := e.reserveSize(CommandSize(c).Add(Size{Bytes: uint64(len(own)) * captureBytes})); !ok {
 		return r, nil
 	}
 	if c.Seal {
@@ -235,8 +242,9 @@ func (e *entryRun) checkpoint(c *command.Checkpoint) (command.Result, error) {
 	}
 	record := e.newCheckpoint(&c.CheckpointRequest, c.Serves, CheckpointWriting, c.WaitNanos)
 	record.Members, record.MinCopies = cloneNames(c.Members), c.MinCopies
+	e.captures(&record, c.Captures, own)
 	if s := &m.schedule; record.Whole() {
-		s.CutNumber, s.CutUnixNano, s.CutPosition, s.CutLogBytes = record.Number, e.clock, record.Position, s.LogBytes
+		s.Cut = Cut{Number: record.Number, UnixNano: e.clock, Position: record.Position, LogBytes: s.LogBytes}
 	}
 	e.putCheckpoint(&record)
 	m.cut = &record
@@ -325,7 +333,7 @@ func (e *entryRun) notePause(c *command.NotePause) (command.Result, error) {
 	if !ok || err != nil {
 		return r, err
 	}
-	if r, ok := e.reserveSize(CommandSize(c)); !ok {
+	if r, ok := e.reserveSize(recordSize(&record)); !ok {
 		return r, nil
 	}
 	record.PauseNanos = c.PauseNanos
