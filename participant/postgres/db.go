@@ -37,6 +37,9 @@ type DB struct {
 	// inherited are the transactions in doubt that were here when the instance
 	// attached: they are settled before anything is applied.
 	inherited map[lot]bool
+	// applied is how far the database was when it was last looked at. It must not be
+	// further back the next time.
+	applied participant.Point
 	// redone tells that changes were redone since the instance attached. From then
 	// on what was committed ahead of the log is redone in its turn as well.
 	redone bool
@@ -133,7 +136,8 @@ func (db *DB) Point(ctx context.Context) (participant.Point, error) {
 		}
 	}
 	db.resolver.wake()
-	return db.point(ctx, db.own, "")
+	db.applied, err = db.point(ctx, db.own, "")
+	return db.applied, err
 }
 
 // point reads the row; lock is "for update" or nothing.
