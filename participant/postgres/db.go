@@ -61,19 +61,20 @@ func Open(ctx context.Context, pool *pgxpool.Pool, group *participant.Group, nam
 	return open(ctx, pool, group, group.Name(), name, cfg)
 }
 
-func open(ctx context.Context, pool *pgxpool.Pool, c coordinator, group, name string, cfg Config) (db *DB, err error) {
+func open(ctx context.Context, pool *pgxpool.Pool, c coordinator, group, name string, cfg Config) (_ *DB, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	db = &DB{group: group, name: name, owner: owner(group, name), pool: pool, coordinator: c, config: cfg.withDefaults()}
-	if db.own, err = ownPool(ctx, pool, name); err != nil {
+	own, err := ownPool(ctx, pool, name)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			db.own.Close()
+			own.Close()
 		}
 	}()
+	db := &DB{group: group, name: name, owner: owner(group, name), pool: pool, own: own, coordinator: c, config: cfg.withDefaults()}
 	if db.server, err = checkServer(ctx, db.own); err != nil {
 		return nil, err
 	}
