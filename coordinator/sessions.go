@@ -238,6 +238,7 @@ func (g *reign) nodeMessage(m protocol.Message) *cohortv1.NodeMessage {
 		return &cohortv1.NodeMessage{Message: &cohortv1.NodeMessage_Step{Step: &cohortv1.Step{
 			Call: m.Call, Attempt: wireAttempt(m.Attempt), Step: m.Step, Method: m.Method, Payload: m.Payload, ContentType: m.ContentType,
 			Position: m.Position, ActivationEpoch: m.Epoch, CoordinatorEpoch: g.epoch, TimeoutMs: max(m.Timeout.Milliseconds(), 1),
+			LeaseMs: max(m.Lease.Milliseconds(), 1),
 		}}}
 	case *protocol.Prepare:
 		return &cohortv1.NodeMessage{Message: &cohortv1.NodeMessage_Prepare{Prepare: &cohortv1.Prepare{

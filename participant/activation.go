@@ -9,10 +9,14 @@ import (
 
 // activated begins an activation, or goes on with it after a broken stream. One
 // older than what this instance has heard of, or from an older coordinator, is
-// passed over: messages of a deposed coordinator may come late.
-func (a *App) activated(serving context.Context, m *cohortv1.Activated) bool {
+// passed over: messages of a deposed coordinator may come late, and so may those
+// for the instance that this process was before.
+func (a *App) activated(serving context.Context, instance string, m *cohortv1.Activated) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if instance != a.nonce {
+		return false
+	}
 	if m.Incarnation > a.incarnation {
 		// Another life of the log counts its coordinators anew.
 		a.incarnation, a.newest, a.coordinator = m.Incarnation, 0, 0
@@ -31,9 +35,12 @@ func (a *App) activated(serving context.Context, m *cohortv1.Activated) bool {
 
 // deactivated ends the activation for another one's sake: epoch is that of the
 // other, or the one that ended.
-func (a *App) deactivated(epoch uint64) bool {
+func (a *App) deactivated(instance string, epoch uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if instance != a.nonce {
+		return false
+	}
 	if epoch != 0 && epoch < a.epoch {
 		return false
 	}
@@ -49,6 +56,19 @@ func (a *App) endTermLocked() {
 		a.endTerm()
 	}
 	a.epoch, a.term, a.endTerm = 0, nil, nil
+}
+
+// renew makes this process another instance, on a stream of its own: what the one
+// before knew of its transactions is lost.
+func (a *App) renew(reason string) {
+	a.mu.Lock()
+	a.nonce = newInstanceNonce()
+	a.endTermLocked()
+	at := a.at
+	a.mu.Unlock()
+	if at != nil {
+		at.renew(reason)
+	}
 }
 
 // termOf is the context of an activation, if that is the one of this instance and

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+
+	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
 )
 
 // Bounds of an App.
@@ -34,10 +36,14 @@ const (
 // App serves one participant of a group. Give it its handlers, then Serve.
 type App struct {
 	group, participant string
-	nonce              string
 	description        string
+	// own is nil for a participant without state of its own.
+	own *ownState
 
-	mu       sync.Mutex
+	mu sync.Mutex
+	// nonce names the instance; at is its stream, nil while there is none.
+	nonce    string
+	at       *attachment
 	handlers map[string]Handler
 	any      Handler
 	vote     func(context.Context, *Prepare) error
@@ -186,6 +192,9 @@ const (
 	Active ServeState = "active"
 	// Standby: attached, another instance is active.
 	Standby ServeState = "standby"
+	// Recovering: this instance is to be active, and its own state is brought up to
+	// its activation.
+	Recovering ServeState = "recovering"
 )
 
 // OnState is told each change of how the App stands. It must not block.
@@ -205,7 +214,7 @@ func (a *App) Describe(text string) {
 // context is left behind then. addrs are nodes
 // as for Dial. A lost connection is made again, at any of them, under the same
 // instance. The error is a *RefusedError when the cluster does not know the group
-// or the participant.
+// or the participant, a *StateError when own state cannot be brought up.
 func (a *App) Serve(ctx context.Context, addrs string, opts ...ClientOption) error {
 	if err := errors.Join(checkName("group", a.group), checkName("participant", a.participant)); err != nil {
 		return err
@@ -239,14 +248,24 @@ func (a *App) stopped() {
 }
 
 func (a *App) serve(ctx context.Context, client *Client) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	w := newWork(context.WithoutCancel(ctx))
+	if a.own != nil {
+		defer a.own.stopped()
+	}
 	defer w.end()
+	if a.own != nil {
+		if err := a.own.start(w.ctx, client, func(err error) { end(err) }); err != nil {
+			return err
+		}
+	}
 	pause := newBackoff(50*time.Millisecond, 2*time.Second)
 	for {
 		at := attachment{app: a, client: client, work: w}
 		attached, err := at.run(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return stateErrorOf(ctx)
 		}
 		var no *RefusedError
 		if errors.As(err, &no) || errors.Is(err, ErrInvalid) {
@@ -258,9 +277,36 @@ func (a *App) serve(ctx context.Context, client *Client) error {
 			pause = newBackoff(50*time.Millisecond, 2*time.Second)
 		}
 		if pause.wait(ctx) != nil {
-			return nil
+			return stateErrorOf(ctx)
 		}
 	}
+}
+
+// stateErrorOf is why Serve ends, when own state is the reason.
+func stateErrorOf(ctx context.Context) error {
+	var err *StateError
+	if errors.As(context.Cause(ctx), &err) {
+		return err
+	}
+	return nil
+}
+
+// say sends a message on the stream there is; without one it is lost, and what
+// matters of it is told again on the next.
+func (a *App) say(m *cohortv1.InstanceMessage) {
+	a.mu.Lock()
+	at := a.at
+	a.mu.Unlock()
+	if at != nil {
+		_ = at.sendMessage(m)
+	}
+}
+
+// instance is the name of the instance that this process is now.
+func (a *App) instance() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.nonce
 }
 
 func (a *App) tell(s ServeState) {

@@ -29,7 +29,10 @@ type attachment struct {
 	app    *App
 	client *Client
 	work   *work
-	stream cohortv1.Participants_AttachClient
+	// instance is who attached.
+	instance string
+	stream   cohortv1.Participants_AttachClient
+	cancel   context.CancelFunc
 
 	// send is held to send: a stream takes one message at a time.
 	send sync.Mutex
@@ -47,10 +50,11 @@ func (at *attachment) run(ctx context.Context) (attached bool, err error) {
 	// The stream outlives ctx by the grace, to send what handlers still answer.
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	at.cancel, at.instance = cancel, at.app.instance()
 	connecting := context.AfterFunc(ctx, cancel)
 	tooLong := time.AfterFunc(at.client.opts.patience, cancel)
 	if at.stream, err = cohortv1.NewParticipantsClient(conn).Attach(streamCtx); err == nil {
-		err = at.sendMessage(&cohortv1.InstanceMessage{Message: &cohortv1.InstanceMessage_Hello{Hello: at.app.hello()}})
+		err = at.sendMessage(&cohortv1.InstanceMessage{Message: &cohortv1.InstanceMessage_Hello{Hello: at.app.hello(at.instance)}})
 	}
 	connecting()
 	tooLong.Stop()
@@ -58,6 +62,8 @@ func (at *attachment) run(ctx context.Context) (attached bool, err error) {
 		at.client.failed("", addr)
 		return false, requestError(ctx, "attach", at.app.group, err)
 	}
+	at.app.setAttachment(nil, at)
+	defer at.app.setAttachment(at, nil)
 	left := make(chan struct{})
 	leave := context.AfterFunc(ctx, func() { defer close(left); at.leave(streamCtx, cancel) })
 	defer func() {
@@ -79,13 +85,36 @@ func (at *attachment) run(ctx context.Context) (attached bool, err error) {
 	}
 }
 
-func (a *App) hello() *cohortv1.Hello {
+// setAttachment puts a stream in the place of the one there was.
+func (a *App) setAttachment(before, at *attachment) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.at == before {
+		a.at = at
+	}
+}
+
+func (a *App) hello(instance string) *cohortv1.Hello {
 	description := a.description
 	if description == "" {
 		host, _ := os.Hostname()
 		description = fmt.Sprintf("%s pid %d on %s", filepath.Base(os.Args[0]), os.Getpid(), host)
 	}
-	return &cohortv1.Hello{Group: a.group, Participant: a.participant, Instance: a.nonce, Votes: a.vote != nil, Description: description}
+	h := &cohortv1.Hello{Group: a.group, Participant: a.participant, Instance: instance, Votes: a.vote != nil, Description: description}
+	if a.own != nil {
+		at := a.own.progress()
+		h.OwnState, h.AppliesFirst, h.Position, h.Incarnation = true, a.own.appliesFirst, at.Position, at.Incarnation
+	}
+	return h
+}
+
+// renew ends the stream for another instance of this process to attach.
+func (at *attachment) renew(reason string) {
+	_ = at.sendMessage(&cohortv1.InstanceMessage{Message: &cohortv1.InstanceMessage_Goodbye{Goodbye: &cohortv1.Goodbye{Reason: sendable(reason)}}})
+	at.send.Lock()
+	_ = at.stream.CloseSend()
+	at.send.Unlock()
+	time.AfterFunc(closeGrace, at.cancel)
 }
 
 // leave says goodbye, lets the handlers finish within the grace, and ends the
@@ -117,23 +146,36 @@ func (at *attachment) receive(m *cohortv1.NodeMessage) error {
 	a := at.app
 	switch m := m.Message.(type) {
 	case *cohortv1.NodeMessage_Activated:
-		if a.activated(at.work.ctx, m.Activated) {
-			a.tell(Active)
+		if a.activated(at.work.ctx, at.instance, m.Activated) {
+			if a.own == nil {
+				a.tell(Active)
+			} else {
+				a.tell(Recovering)
+				a.own.activated(m.Activated)
+			}
 		}
 	case *cohortv1.NodeMessage_Standby:
-		if a.deactivated(m.Standby.ActiveEpoch) {
-			a.tell(Standby)
-		}
+		at.standBy(m.Standby.ActiveEpoch)
 	case *cohortv1.NodeMessage_Fenced:
-		if a.deactivated(m.Fenced.Epoch) {
-			a.tell(Standby)
+		at.standBy(m.Fenced.Epoch)
+	case *cohortv1.NodeMessage_Capture:
+		if a.own != nil {
+			a.own.asked(m.Capture)
 		}
 	case *cohortv1.NodeMessage_Refused:
 		code := strings.ToLower(strings.TrimPrefix(m.Refused.Code.String(), "CODE_"))
 		return &RefusedError{Group: a.group, Participant: a.participant, Code: code, Detail: m.Refused.Detail}
 	case *cohortv1.NodeMessage_Step:
 		s := m.Step
-		if !at.work.start(at.work.handlers, func(slot func(context.Context) error) { at.step(s, slot) }) {
+		var of *attempt
+		if a.own != nil {
+			var refused string
+			if of, refused = a.own.stepped(s); of == nil {
+				at.answer(s, at.failure(cohortv1.StepFailure_CODE_INSTANCE_LOST, refused))
+				return nil
+			}
+		}
+		if !at.work.start(at.work.handlers, func(slot func(context.Context) error) { at.step(s, of, slot) }) {
 			at.answer(s, at.failure(cohortv1.StepFailure_CODE_RECOVERING, "the instance is leaving, or has more steps than it takes"))
 		}
 	case *cohortv1.NodeMessage_Prepare:
@@ -142,6 +184,10 @@ func (at *attachment) receive(m *cohortv1.NodeMessage) error {
 			at.vote(&cohortv1.Vote{Call: p.Call, Reason: "the instance is leaving, or has more steps than it takes"})
 		}
 	case *cohortv1.NodeMessage_Notice:
+		if a.own != nil {
+			a.own.heard(keyOf(m.Notice.Attempt), m.Notice.Position)
+			return nil
+		}
 		a.notice(keyOf(m.Notice.Attempt), Notice{
 			ID: m.Notice.Attempt.GetId(), Begun: m.Notice.Attempt.GetBegun(),
 			Committed: m.Notice.Position > 0, Position: m.Notice.Position,
@@ -150,9 +196,19 @@ func (at *attachment) receive(m *cohortv1.NodeMessage) error {
 	return nil
 }
 
+func (at *attachment) standBy(epoch uint64) {
+	if !at.app.deactivated(at.instance, epoch) {
+		return
+	}
+	if at.app.own != nil {
+		at.app.own.deactivated()
+	}
+	at.app.tell(Standby)
+}
+
 // step answers a step: by running its handler, or with what came of it when it
-// was sent before.
-func (at *attachment) step(s *cohortv1.Step, slot func(context.Context) error) {
+// was sent before. of is its attempt, where own state is kept.
+func (at *attachment) step(s *cohortv1.Step, of *attempt, slot func(context.Context) error) {
 	a := at.app
 	term, ok := a.termOf(s.ActivationEpoch, s.CoordinatorEpoch)
 	if !ok {
@@ -166,13 +222,7 @@ func (at *attachment) step(s *cohortv1.Step, slot func(context.Context) error) {
 	run, first := a.results.claim(key)
 	a.mu.Unlock()
 	if first {
-		var result *cohortv1.StepResult
-		ran := slot(ctx) == nil
-		if ran {
-			result = at.bounded(at.runHandler(ctx, s))
-		} else {
-			result = at.failure(cohortv1.StepFailure_CODE_TIMEOUT, "no handler became free in time")
-		}
+		result, ran := at.runStep(ctx, s, of, slot)
 		a.mu.Lock()
 		// What an ended activation made of a step is not the step's own result.
 		a.results.finish(key, run, result, ran && term.Err() == nil)
@@ -190,6 +240,35 @@ func (at *attachment) step(s *cohortv1.Step, slot func(context.Context) error) {
 		return
 	}
 	at.answer(s, run.result)
+}
+
+// runStep waits for what a handler needs, and runs it. ran tells whether it did.
+func (at *attachment) runStep(ctx context.Context, s *cohortv1.Step, of *attempt, slot func(context.Context) error) (result *cohortv1.StepResult, ran bool) {
+	own := at.app.own
+	if own != nil {
+		if err := own.reach(ctx, s.Position); err != nil {
+			return at.failure(cohortv1.StepFailure_CODE_TIMEOUT, err.Error()), false
+		}
+	}
+	if slot(ctx) != nil {
+		return at.failure(cohortv1.StepFailure_CODE_TIMEOUT, "no handler became free in time"), false
+	}
+	if own == nil {
+		result, _ = at.runHandler(ctx, s, nil)
+		return at.bounded(result), true
+	}
+	if !own.enter(of) {
+		return at.failure(cohortv1.StepFailure_CODE_TIMEOUT, errLockOver.Error()), false
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(of.ctx, cancel)()
+	result, tx := at.runHandler(ctx, s, of)
+	result = at.bounded(result)
+	if err := own.leave(ctx, of, tx, result.GetFailure() == nil); err != nil {
+		result = at.failure(cohortv1.StepFailure_CODE_INSTANCE_LOST, err.Error())
+	}
+	return result, true
 }
 
 // bounded replaces a result that no node takes. Sending it would break the stream
@@ -210,37 +289,49 @@ func (at *attachment) answer(s *cohortv1.Step, r *cohortv1.StepResult) {
 }
 
 // runHandler runs a step's handler.
-func (at *attachment) runHandler(ctx context.Context, s *cohortv1.Step) *cohortv1.StepResult {
+func (at *attachment) runHandler(ctx context.Context, s *cohortv1.Step, of *attempt) (*cohortv1.StepResult, *StepTx) {
 	h := at.app.handlers[s.Method]
 	if h == nil {
 		h = at.app.any
 	}
 	if h == nil {
-		return at.failure(cohortv1.StepFailure_CODE_UNKNOWN_METHOD, fmt.Sprintf("no handler for method %q", s.Method))
+		return at.failure(cohortv1.StepFailure_CODE_UNKNOWN_METHOD, fmt.Sprintf("no handler for method %q", s.Method)), nil
 	}
 	tx := newStepTx(ctx, at.client.Group(at.app.group), at.app.participant, s)
+	tx.own, tx.attempt = at.app.own, of
 	out, panicked, err := at.safely(ctx, h, tx, Payload{Data: s.Payload, ContentType: s.ContentType})
 	tx.end()
 	if err == nil {
 		err = tx.buffer.doomed
 	}
-	var bad *badPayload
-	switch {
-	case panicked != "":
-		return at.failure(cohortv1.StepFailure_CODE_PANIC, panicked)
-	case errors.As(err, &bad):
-		return at.failure(cohortv1.StepFailure_CODE_BAD_PAYLOAD, bad.Error())
-	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return at.failure(cohortv1.StepFailure_CODE_TIMEOUT, err.Error())
-	case errors.Is(err, ErrTooLarge):
-		return at.failure(cohortv1.StepFailure_CODE_TOO_LARGE, err.Error())
-	case err != nil:
-		return at.failure(cohortv1.StepFailure_CODE_HANDLER, err.Error())
+	if code, text := failureOf(ctx, tx, panicked, err); code != 0 {
+		return at.failure(code, text), tx
 	}
 	return &cohortv1.StepResult{
 		Result: &cohortv1.StepResult_Reply{Reply: &cohortv1.StepReply{Payload: out.Data, ContentType: out.ContentType}},
 		Reads:  tx.buffer.readList(), Scans: tx.buffer.scans, Ops: tx.buffer.takeOps(),
+	}, tx
+}
+
+// failureOf says how a handler failed, 0 when it did not.
+func failureOf(ctx context.Context, tx *StepTx, panicked string, err error) (cohortv1.StepFailure_Code, string) {
+	var bad *badPayload
+	switch {
+	case panicked != "":
+		return cohortv1.StepFailure_CODE_PANIC, panicked
+	case errors.Is(tx.buffer.doomed, ErrConflict):
+		// A lock was not to be had. Whatever the handler made of it, this is why.
+		return cohortv1.StepFailure_CODE_CONFLICT, tx.buffer.doomed.Error()
+	case errors.As(err, &bad):
+		return cohortv1.StepFailure_CODE_BAD_PAYLOAD, bad.Error()
+	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return cohortv1.StepFailure_CODE_TIMEOUT, err.Error()
+	case errors.Is(err, ErrTooLarge):
+		return cohortv1.StepFailure_CODE_TOO_LARGE, err.Error()
+	case err != nil:
+		return cohortv1.StepFailure_CODE_HANDLER, err.Error()
 	}
+	return 0, ""
 }
 
 // safely calls a handler and survives its panic.

@@ -328,6 +328,22 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("participant %s/%s was refused: %s: %s", e.Group, e.Participant, e.Code, e.Detail)
 }
 
+// StateError is what Serve returns when the participant's own state cannot be
+// brought to the group's, tried several times.
+type StateError struct {
+	Group, Participant string
+	// Op is what failed: point, find, restore, apply, undo.
+	Op  string
+	Err error
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("own state of %s/%s: %s: %v", e.Group, e.Participant, e.Op, e.Err)
+}
+
+// Unwrap gives the state's own error.
+func (e *StateError) Unwrap() error { return e.Err }
+
 // Retryable tells whether running the transaction again may succeed without
 // anything else being done first. Group.Run does so by itself, within its bounds.
 // An indeterminate outcome is not retryable in this sense: settle it first, or
@@ -360,7 +376,8 @@ func requestError(ctx context.Context, op, group string, err error) error {
 	st, _ := status.FromError(err)
 	e := &RequestError{Op: op, Group: group, Message: st.Message(), Reason: errorReason(st), cause: err}
 	switch st.Code() {
-	case codes.Unavailable:
+	case codes.Unavailable, codes.Aborted:
+		// Aborted is a stream's: what served it has gone, another node may go on.
 		e.kind = ErrUnavailable
 	case codes.InvalidArgument, codes.Unimplemented:
 		e.kind = ErrInvalid

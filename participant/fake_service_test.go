@@ -16,6 +16,10 @@ type fakeInstance struct {
 	nonce    string
 	epoch    uint64
 	votes    bool
+	ownState bool
+	ready    bool // of own state: said so on this stream
+	captured []*pb.Captured
+	progress *pb.Progress
 	attached bool
 	attaches int
 	hellos   []*pb.Hello
@@ -49,17 +53,22 @@ func (n *fakeNode) Attach(stream grpc.BidiStreamingServer[pb.InstanceMessage, pb
 		i = &fakeInstance{}
 		g.instances[hello.Participant] = i
 	}
+	if i.attached && i.nonce != hello.Instance && g.standBy {
+		g.mu.Unlock()
+		return n.attachStandby(stream, i.epoch)
+	}
 	if i.nonce != hello.Instance {
 		i.nonce = hello.Instance
 		i.epoch++
 	}
 	i.votes, i.attached, i.stream = hello.Votes, true, stream
+	i.ownState, i.ready, i.progress = hello.OwnState, false, nil
 	i.attaches++
 	i.hellos = append(i.hellos, hello)
 	i.waiting, i.gone = map[uint64]chan *pb.InstanceMessage{}, make(chan struct{})
 	gone := i.gone
 	epoch := i.epoch
-	i.tell(&pb.NodeMessage{Message: &pb.NodeMessage_Activated{Activated: &pb.Activated{Epoch: epoch, Position: g.position, Incarnation: 1, CoordinatorEpoch: 1}}})
+	i.tell(&pb.NodeMessage{Message: &pb.NodeMessage_Activated{Activated: &pb.Activated{Epoch: epoch, Position: g.position, Incarnation: g.incarnation, CoordinatorEpoch: 1}}})
 	g.changedLocked()
 	g.mu.Unlock()
 	defer func() {
@@ -85,6 +94,15 @@ func (n *fakeNode) Attach(stream grpc.BidiStreamingServer[pb.InstanceMessage, pb
 			call = m.Vote.Call
 		case *pb.InstanceMessage_Goodbye:
 			i.byes++
+		case *pb.InstanceMessage_Ready:
+			i.ready = i.ready || m.Ready.ActivationEpoch == i.epoch
+			g.changedLocked()
+		case *pb.InstanceMessage_Captured:
+			i.captured = append(i.captured, m.Captured)
+			g.changedLocked()
+		case *pb.InstanceMessage_Progress:
+			i.progress = m.Progress
+			g.changedLocked()
 		}
 		if wait := i.waiting[call]; wait != nil {
 			delete(i.waiting, call)
@@ -116,7 +134,7 @@ func (g *fakeGroup) ask(ctx context.Context, i *fakeInstance, message func(call,
 func (g *fakeGroup) active(p string) *fakeInstance {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if i := g.instances[p]; i != nil && i.attached {
+	if i := g.instances[p]; i != nil && i.attached && (i.ready || !i.ownState) {
 		return i
 	}
 	return nil
@@ -145,12 +163,15 @@ func (n *fakeNode) Call(ctx context.Context, r *pb.CallRequest) (*pb.CallRespons
 	}
 	resp := failure(pb.StepFailure_CODE_RECOVERING)
 	if i := g.active(r.Participant); i != nil {
+		g.mu.Lock()
+		a.called[r.Participant] = true
+		g.mu.Unlock()
 		stepCtx, cancel := context.WithTimeout(ctx, 2*stepTimeout)
 		defer cancel()
 		m := g.ask(stepCtx, i, func(call, epoch uint64) *pb.NodeMessage {
 			return &pb.NodeMessage{Message: &pb.NodeMessage_Step{Step: &pb.Step{
 				Call: call, Attempt: r.Attempt, Step: r.Step, Method: r.Method, Payload: r.Payload, ContentType: r.ContentType,
-				Position: position, ActivationEpoch: epoch, CoordinatorEpoch: 1, TimeoutMs: stepTimeout.Milliseconds(),
+				Position: position, ActivationEpoch: epoch, CoordinatorEpoch: 1, TimeoutMs: stepTimeout.Milliseconds(), LeaseMs: g.lease.Milliseconds(),
 			}}}
 		})
 		switch result := m.GetStepResult(); {
@@ -163,7 +184,11 @@ func (n *fakeNode) Call(ctx context.Context, r *pb.CallRequest) (*pb.CallRespons
 		default:
 			resp = &pb.CallResponse{Result: &pb.CallResponse_Reply{Reply: result.GetReply()}}
 			g.mu.Lock()
-			a.called[r.Participant] = true
+			for _, op := range result.Ops {
+				if op.GetLog().GetAlreadyApplied() {
+					a.applied[op] = i.epoch
+				}
+			}
 			a.ops = append(a.ops, result.Ops...)
 			a.reads = append(a.reads, result.Reads...)
 			g.mu.Unlock()
@@ -182,7 +207,7 @@ func (g *fakeGroup) votes(ctx context.Context, attempt *pb.Attempt, called map[s
 		if i == nil {
 			return &pb.Abort{Id: attempt.Id, Reason: pb.Reason_REASON_MOVED, Participant: p}
 		}
-		if !i.votes {
+		if !i.votes && !i.ownState {
 			continue
 		}
 		m := g.ask(ctx, i, func(call, epoch uint64) *pb.NodeMessage {

@@ -46,6 +46,8 @@ type fakeGroup struct {
 	nextCall     uint64
 	changed      chan struct{} // closed and replaced at every change
 
+	fakeStates
+
 	// leader is named in the answers of all other nodes.
 	leader string
 	// pageMax caps a scan's page below what was asked for, 0 does not.
@@ -74,6 +76,8 @@ type fakeAttempt struct {
 	reads       []*pb.Read
 	steps       map[uint32]*pb.CallResponse
 	called      map[string]bool
+	// applied is the epoch of changes that an instance made first.
+	applied map[*pb.Op]uint64
 }
 
 func newFakeGroup(participants ...string) *fakeGroup {
@@ -85,6 +89,7 @@ func newFakeGroup(participants ...string) *fakeGroup {
 	for _, p := range participants {
 		g.participants[p] = true
 	}
+	g.fakeStates.init()
 	return g
 }
 
@@ -104,7 +109,7 @@ func (g *fakeGroup) count(method string) int {
 func (g *fakeGroup) set(p, key, value string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.applyLocked(fmt.Sprintf("set-%d", g.position+1), 0, []*pb.Op{{Participant: p, Key: []byte(key), Op: &pb.Op_Put{Put: &pb.Put{Value: []byte(value)}}}})
+	g.applyLocked(fmt.Sprintf("set-%d", g.position+1), 0, []*pb.Op{{Participant: p, Key: []byte(key), Op: &pb.Op_Put{Put: &pb.Put{Value: []byte(value)}}}}, nil)
 }
 
 func (g *fakeGroup) value(p, key string) string {
@@ -141,6 +146,8 @@ func fakeApply(value []byte, live bool, op *pb.Op) (_ []byte, _ bool, why string
 		return o.Put.Value, true, ""
 	case *pb.Op_Delete:
 		return nil, false, ""
+	case *pb.Op_Log:
+		return nil, false, ""
 	case *pb.Op_Add:
 		var n int64
 		if live {
@@ -158,7 +165,7 @@ func fakeApply(value []byte, live bool, op *pb.Op) (_ []byte, _ bool, why string
 	return value, live, ""
 }
 
-func (g *fakeGroup) applyLocked(id string, begun uint64, ops []*pb.Op) (*pb.Receipt, *pb.Abort) {
+func (g *fakeGroup) applyLocked(id string, begun uint64, ops []*pb.Op, applied map[*pb.Op]uint64) (*pb.Receipt, *pb.Abort) {
 	type result struct {
 		op *pb.Op
 		v  version
@@ -195,11 +202,13 @@ func (g *fakeGroup) applyLocked(id string, begun uint64, ops []*pb.Op) (*pb.Rece
 			c.Kind = pb.Change_KIND_DELETE
 		case *pb.Op_Add:
 			c.Kind, c.Delta = pb.Change_KIND_ADD, r.op.GetAdd().Delta
+		case *pb.Op_Log:
+			c.Kind, c.Value, c.AppliedEpoch = pb.Change_KIND_LOG, r.op.GetLog().Change, applied[r.op]
 		}
 		entry.Changes = append(entry.Changes, c)
 	}
 	g.log = append(g.log, entry)
-	receipt := &pb.Receipt{Id: id, Incarnation: 1, Position: g.position, Begun: begun}
+	receipt := &pb.Receipt{Id: id, Incarnation: g.incarnation, Position: g.position, Begun: begun}
 	g.committed[id] = receipt
 	g.changedLocked()
 	return receipt, nil
@@ -274,7 +283,7 @@ func (n *fakeNode) Begin(_ context.Context, r *pb.BeginRequest) (*pb.BeginRespon
 		return &pb.BeginResponse{Result: &pb.BeginResponse_Committed{Committed: receipt}}, nil
 	}
 	g.index++
-	g.attempts[g.index] = &fakeAttempt{id: r.Id, begun: g.index, snap: g.position, steps: map[uint32]*pb.CallResponse{}, called: map[string]bool{}}
+	g.attempts[g.index] = &fakeAttempt{id: r.Id, begun: g.index, snap: g.position, steps: map[uint32]*pb.CallResponse{}, called: map[string]bool{}, applied: map[*pb.Op]uint64{}}
 	return &pb.BeginResponse{Result: &pb.BeginResponse_Opened{Opened: &pb.Opened{
 		Attempt: &pb.Attempt{Id: r.Id, Begun: g.index, Nonce: g.index}, Incarnation: 1, Position: g.position,
 	}}}, nil
@@ -416,8 +425,10 @@ func (n *fakeNode) Commit(ctx context.Context, r *pb.CommitRequest) (*pb.CommitR
 	if refused != nil {
 		g.index++
 		g.abortedTo[r.Attempt.Id] = max(g.abortedTo[r.Attempt.Id], r.Attempt.Begun)
+		g.noticeLocked(r.Attempt, called, 0)
 		return &pb.CommitResponse{Result: &pb.CommitResponse_Abort{Abort: refused}}, nil
 	}
+	g.noticeLocked(r.Attempt, called, receipt.Position)
 	return &pb.CommitResponse{Result: &pb.CommitResponse_Receipt{Receipt: receipt}}, nil
 }
 
@@ -461,7 +472,11 @@ func (g *fakeGroup) decideLocked(r *pb.CommitRequest, a *fakeAttempt, voted *pb.
 			return nil, &pb.Abort{Id: id, Reason: pb.Reason_REASON_CONFLICT, Participant: s.Participant, Key: s.Start}
 		}
 	}
-	receipt, refused := g.applyLocked(id, begun, ops)
+	var applied map[*pb.Op]uint64
+	if a != nil {
+		applied = a.applied
+	}
+	receipt, refused := g.applyLocked(id, begun, ops, applied)
 	if refused == nil {
 		g.digests[id] = r.RequestDigest
 	}
@@ -471,6 +486,9 @@ func (g *fakeGroup) decideLocked(r *pb.CommitRequest, a *fakeAttempt, voted *pb.
 func (n *fakeNode) Abort(_ context.Context, r *pb.AbortRequest) (*pb.AbortResponse, error) {
 	n.g.mu.Lock()
 	defer n.g.mu.Unlock()
+	if a := n.g.attempts[r.Attempt.Nonce]; a != nil {
+		n.g.noticeLocked(r.Attempt, a.called, 0)
+	}
 	delete(n.g.attempts, r.Attempt.Nonce)
 	n.g.abortedTo[r.Attempt.Id] = max(n.g.abortedTo[r.Attempt.Id], r.Attempt.Begun)
 	return &pb.AbortResponse{}, nil
@@ -510,38 +528,6 @@ func (n *fakeNode) EndRead(_ context.Context, r *pb.EndReadRequest) (*pb.EndRead
 	defer n.g.mu.Unlock()
 	delete(n.g.sessions, r.ReadSession)
 	return &pb.EndReadResponse{}, nil
-}
-
-func (n *fakeNode) Follow(r *pb.FollowRequest, stream grpc.ServerStreamingServer[pb.FollowResponse]) error {
-	g, sent := n.g, 0
-	for next := max(r.From, 1); ; {
-		g.mu.Lock()
-		var entry *pb.LogEntry
-		if next <= g.position {
-			entry = g.log[next-1]
-		}
-		end, changed, most := g.position, g.changed, g.followMax
-		g.mu.Unlock()
-		if entry != nil {
-			if most > 0 && sent == most {
-				return lostAnswer()
-			}
-			if err := stream.Send(&pb.FollowResponse{Incarnation: 1, Entries: []*pb.LogEntry{entry}, End: end}); err != nil {
-				return err
-			}
-			sent++
-			next++
-			continue
-		}
-		if r.NoWait {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-stream.Context().Done():
-			return stream.Context().Err()
-		}
-	}
 }
 
 // dial makes a client of the nodes.

@@ -50,6 +50,9 @@ type Change struct {
 	Value []byte
 	// Delta of a ChangeAdd.
 	Delta int64
+	// AppliedEpoch of a ChangeLog is the activation epoch of the instance that had
+	// made the change before it was logged (AlreadyApplied); 0 when none had.
+	AppliedEpoch uint64
 }
 
 type logOptions struct {
@@ -82,30 +85,16 @@ func (g *Group) Log(ctx context.Context, from uint64, opts ...LogOption) iter.Se
 	}
 	return func(yield func(Entry, error) bool) {
 		f := follow{group: g, options: o, next: max(from, 1)}
-		pause := newBackoff(20*time.Millisecond, time.Second)
-		progress := time.Now()
-		for {
-			before := f.next
-			done, err := f.stream(ctx, yield)
-			if done {
-				return
+		err := f.walk(ctx, func(entries []Entry) bool {
+			for i := range entries {
+				if !yield(entries[i], nil) {
+					return false
+				}
 			}
-			if !errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
-				yield(Entry{}, err)
-				return
-			}
-			if o.noWait && f.next == before && time.Since(progress) > g.client.opts.patience {
-				yield(Entry{}, err)
-				return
-			}
-			if f.next > before {
-				progress = time.Now()
-				pause = newBackoff(20*time.Millisecond, time.Second)
-			}
-			if pause.wait(ctx) != nil {
-				yield(Entry{}, requestError(ctx, "log", g.name, ctx.Err()))
-				return
-			}
+			return true
+		})
+		if err != nil {
+			yield(Entry{}, err)
 		}
 	}
 }
@@ -118,9 +107,36 @@ type follow struct {
 	incarnation uint64
 }
 
+// walk gives the log in the pieces that it comes in, until take has enough, the
+// end is reached, or something other than the connection breaks.
+func (f *follow) walk(ctx context.Context, take func([]Entry) bool) error {
+	pause := newBackoff(20*time.Millisecond, time.Second)
+	progress := time.Now()
+	for {
+		before := f.next
+		done, err := f.stream(ctx, take)
+		if done {
+			return nil
+		}
+		if !errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+		if f.options.noWait && f.next == before && time.Since(progress) > f.group.client.opts.patience {
+			return err
+		}
+		if f.next > before {
+			progress = time.Now()
+			pause = newBackoff(20*time.Millisecond, time.Second)
+		}
+		if pause.wait(ctx) != nil {
+			return requestError(ctx, "log", f.group.name, ctx.Err())
+		}
+	}
+}
+
 // stream follows one stream until it breaks. done means that the walk is over
 // without an error: the caller had enough, or the end is reached.
-func (f *follow) stream(ctx context.Context, yield func(Entry, error) bool) (done bool, err error) {
+func (f *follow) stream(ctx context.Context, take func([]Entry) bool) (done bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := f.group.client
@@ -142,17 +158,22 @@ func (f *follow) stream(ctx context.Context, yield func(Entry, error) bool) (don
 		} else if resp.Incarnation != f.incarnation {
 			return false, &RequestError{Op: "log", Group: f.group.name, kind: ErrIncarnation, Message: "the group was restored in place; begin again"}
 		}
+		entries := make([]Entry, 0, len(resp.Entries))
 		for _, e := range resp.Entries {
 			if e.Position < f.next {
 				continue
 			}
 			if e.Position > f.next {
+				if len(entries) > 0 && !take(entries) {
+					return true, nil
+				}
 				return false, &RequestError{Op: "log", Group: f.group.name, kind: ErrTruncated, Message: fmt.Sprintf("the node left out positions %d to %d", f.next, e.Position-1)}
 			}
 			f.next = e.Position + 1
-			if !yield(entry(resp.Incarnation, e), nil) {
-				return true, nil
-			}
+			entries = append(entries, entry(resp.Incarnation, e))
+		}
+		if !take(entries) {
+			return true, nil
 		}
 	}
 	if errors.Is(err, io.EOF) {
@@ -168,7 +189,7 @@ func (f *follow) stream(ctx context.Context, yield func(Entry, error) bool) (don
 func entry(incarnation uint64, e *cohortv1.LogEntry) Entry {
 	out := Entry{Incarnation: incarnation, Position: e.Position, ID: e.Id, Begun: e.Begun, Time: e.GetTime().AsTime(), Changes: make([]Change, len(e.Changes))}
 	for i, c := range e.Changes {
-		out.Changes[i] = Change{Kind: changeKinds[c.Kind], Participant: c.Participant, Key: string(c.Key), Value: c.Value, Delta: c.Delta}
+		out.Changes[i] = Change{Kind: changeKinds[c.Kind], Participant: c.Participant, Key: string(c.Key), Value: c.Value, Delta: c.Delta, AppliedEpoch: c.AppliedEpoch}
 	}
 	return out
 }

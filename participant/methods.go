@@ -45,3 +45,7 @@ func beginReadMethod(ctx context.Context, cc grpc.ClientConnInterface, in *cohor
 func endReadMethod(ctx context.Context, cc grpc.ClientConnInterface, in *cohortv1.EndReadRequest, opts ...grpc.CallOption) (*cohortv1.EndReadResponse, error) {
 	return cohortv1.NewTransactionsClient(cc).EndRead(ctx, in, opts...)
 }
+
+func findStateMethod(ctx context.Context, cc grpc.ClientConnInterface, in *cohortv1.FindStateRequest, opts ...grpc.CallOption) (*cohortv1.FindStateResponse, error) {
+	return cohortv1.NewParticipantsClient(cc).FindState(ctx, in, opts...)
+}

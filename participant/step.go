@@ -16,7 +16,10 @@ type StepTx struct {
 	participant string
 	step        *cohortv1.Step
 	buffer      *buffer
-	err         error
+	// own and attempt are set where own state is kept.
+	own     *ownState
+	attempt *attempt
+	err     error
 }
 
 func newStepTx(ctx context.Context, g *Group, participant string, s *cohortv1.Step) *StepTx {

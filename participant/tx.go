@@ -89,7 +89,8 @@ func (tx *Tx) Store(participant string) Store {
 // hold; a nil out drops the reply.
 //
 // Errors: *CallError when the handler failed, after which the attempt is still
-// open; *AbortError when it is not; *RequestError.
+// open; *AbortError when it is not, also for a lock that another attempt holds;
+// *RequestError.
 func (tx *Tx) Call(participant, method string, in, out any) error {
 	if err := errors.Join(checkName("participant", participant), checkMethod(method)); err != nil {
 		return tx.buffer.doom(err)
@@ -117,6 +118,10 @@ func (tx *Tx) Call(participant, method string, in, out any) error {
 		}
 		return nil
 	case *cohortv1.CallResponse_Failure:
+		if r.Failure.GetCode() == cohortv1.StepFailure_CODE_CONFLICT {
+			// The step lost a lock to another attempt, and with it this one is over.
+			return tx.fail(&AbortError{ID: tx.id, Reason: ReasonConflict, Participant: participant, Detail: r.Failure.GetMessage()})
+		}
 		code, ok := callCodeOfWire[r.Failure.GetCode()]
 		if !ok {
 			code = CallUnknown

@@ -20,7 +20,7 @@ import (
 // errStop ends a transaction on purpose.
 var errStop = errors.New("stop")
 
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx

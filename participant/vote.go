@@ -30,8 +30,14 @@ func (at *attachment) prepare(p *cohortv1.Prepare, slot func(context.Context) er
 		vote.Yes, vote.Reason = false, "no voter became free in time"
 	} else if err := at.ask(ctx, p); err != nil {
 		vote.Yes, vote.Reason = false, sendable(err.Error())
+	} else if own := at.app.own; own != nil {
+		vote.Reason = own.votes(at.client, p)
+		vote.Yes = vote.Reason == ""
 	} else if !at.remember(p.Attempt) {
 		vote.Yes, vote.Reason = false, fmt.Sprintf("more than %d votes wait for their outcome", maxPendingVotes)
+	}
+	if !vote.Yes && at.app.own != nil {
+		at.app.own.refuses(keyOf(p.Attempt))
 	}
 	at.vote(vote)
 }

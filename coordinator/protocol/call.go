@@ -151,6 +151,7 @@ func (c *Core) dispatch(a *attempt, s *step, p *participant) {
 		Position:    a.position,
 		Epoch:       p.epoch,
 		Timeout:     s.until - c.now,
+		Lease:       a.deadline - c.now,
 	})
 }
 

@@ -99,6 +99,7 @@ const (
 	FailureRecovering    FailureCode = 6
 	FailureBadPayload    FailureCode = 7
 	FailureTooLarge      FailureCode = 8
+	FailureConflict      FailureCode = 9
 )
 
 // StepFailed answers Call: the step failed, the attempt goes on.
@@ -203,6 +204,8 @@ type Step struct {
 	Position    uint64
 	Epoch       uint64
 	Timeout     time.Duration
+	// Lease is how long the attempt may stay open.
+	Lease time.Duration
 }
 
 // Prepare asks for a vote.

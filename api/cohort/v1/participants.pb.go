@@ -3350,8 +3350,11 @@ type Step struct {
 	ActivationEpoch  uint64 `protobuf:"varint,8,opt,name=activation_epoch,json=activationEpoch,proto3" json:"activation_epoch,omitempty"`
 	CoordinatorEpoch uint64 `protobuf:"varint,9,opt,name=coordinator_epoch,json=coordinatorEpoch,proto3" json:"coordinator_epoch,omitempty"`
 	TimeoutMs        int64  `protobuf:"varint,10,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How long the attempt may stay open from now on: an instance that has not voted
+	// for it by then never will.
+	LeaseMs       int64 `protobuf:"varint,11,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Step) Reset() {
@@ -3450,6 +3453,13 @@ func (x *Step) GetCoordinatorEpoch() uint64 {
 func (x *Step) GetTimeoutMs() int64 {
 	if x != nil {
 		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *Step) GetLeaseMs() int64 {
+	if x != nil {
+		return x.LeaseMs
 	}
 	return 0
 }
@@ -4471,7 +4481,7 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\x12CODE_UNKNOWN_GROUP\x10\x01\x12\x1c\n" +
 	"\x18CODE_UNKNOWN_PARTICIPANT\x10\x02\x12\x12\n" +
 	"\x0eCODE_BAD_HELLO\x10\x03\x12\x11\n" +
-	"\rCODE_TOO_MANY\x10\x04\"\xc4\x02\n" +
+	"\rCODE_TOO_MANY\x10\x04\"\xdf\x02\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\x04R\x04call\x12,\n" +
 	"\aattempt\x18\x02 \x01(\v2\x12.cohort.v1.AttemptR\aattempt\x12\x12\n" +
@@ -4484,7 +4494,8 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\x11coordinator_epoch\x18\t \x01(\x04R\x10coordinatorEpoch\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\n" +
-	" \x01(\x03R\ttimeoutMs\"\xc2\x01\n" +
+	" \x01(\x03R\ttimeoutMs\x12\x19\n" +
+	"\blease_ms\x18\v \x01(\x03R\aleaseMs\"\xc2\x01\n" +
 	"\aPrepare\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\x04R\x04call\x12,\n" +
 	"\aattempt\x18\x02 \x01(\v2\x12.cohort.v1.AttemptR\aattempt\x12)\n" +
