@@ -272,6 +272,9 @@ func (db *DB) finish(ctx context.Context, works []work) error {
 	}
 	for try := 1; ; try++ {
 		err := db.tryFinish(ctx, works)
+		if last := works[len(works)-1].entry; err == nil {
+			db.applied = participant.Point{Incarnation: last.Incarnation, Position: last.Position}
+		}
 		if code(err) != codeLockNotAvailable || try == redoTries {
 			return err
 		}
@@ -293,7 +296,7 @@ func (db *DB) tryFinish(ctx context.Context, works []work) error {
 		}
 	}
 	return pgx.BeginFunc(ctx, db.own, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "set local cohort.attempt = unlogged; set local lock_timeout = "+milliseconds(redoLockTimeout)+"; set local synchronous_commit = off"+db.replicaRole())
+		_, err := tx.Exec(ctx, "set local cohort.attempt = unlogged; set local lock_timeout = "+milliseconds(redoLockTimeout)+"; set local synchronous_commit = on"+db.replicaRole())
 		if err != nil {
 			return fmt.Errorf("postgres: %w", err)
 		}
@@ -303,6 +306,10 @@ func (db *DB) tryFinish(ctx context.Context, works []work) error {
 		}
 		if point.Incarnation > last.Incarnation {
 			return fmt.Errorf("postgres: the database is of incarnation %d of the group and cannot apply what is of %d: another instance has it restored", point.Incarnation, last.Incarnation)
+		}
+		if point.Incarnation == db.applied.Incarnation && point.Position < db.applied.Position {
+			// A standby that lacked the last transactions was promoted, say.
+			return fmt.Errorf("postgres: the database was at position %d and is at %d now: it has lost transactions", db.applied.Position, point.Position)
 		}
 		var redo []work
 		for _, w := range works {

@@ -37,6 +37,9 @@ type DB struct {
 	// inherited are the transactions in doubt that were here when the instance
 	// attached: they are settled before anything is applied.
 	inherited map[lot]bool
+	// applied is how far the database was when it was last looked at. It must not be
+	// further back the next time.
+	applied participant.Point
 	// redone tells that changes were redone since the instance attached. From then
 	// on what was committed ahead of the log is redone in its turn as well.
 	redone bool
@@ -58,19 +61,20 @@ func Open(ctx context.Context, pool *pgxpool.Pool, group *participant.Group, nam
 	return open(ctx, pool, group, group.Name(), name, cfg)
 }
 
-func open(ctx context.Context, pool *pgxpool.Pool, c coordinator, group, name string, cfg Config) (db *DB, err error) {
+func open(ctx context.Context, pool *pgxpool.Pool, c coordinator, group, name string, cfg Config) (_ *DB, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	db = &DB{group: group, name: name, owner: owner(group, name), pool: pool, coordinator: c, config: cfg.withDefaults()}
-	if db.own, err = ownPool(ctx, pool, name); err != nil {
+	own, err := ownPool(ctx, pool, name)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			db.own.Close()
+			own.Close()
 		}
 	}()
+	db := &DB{group: group, name: name, owner: owner(group, name), pool: pool, own: own, coordinator: c, config: cfg.withDefaults()}
 	if db.server, err = checkServer(ctx, db.own); err != nil {
 		return nil, err
 	}
@@ -133,7 +137,8 @@ func (db *DB) Point(ctx context.Context) (participant.Point, error) {
 		}
 	}
 	db.resolver.wake()
-	return db.point(ctx, db.own, "")
+	db.applied, err = db.point(ctx, db.own, "")
+	return db.applied, err
 }
 
 // point reads the row; lock is "for update" or nothing.

@@ -62,6 +62,9 @@ func (db *DB) Restore(ctx context.Context, at participant.Point, r io.Reader) er
 	if code(err) == codeLockNotAvailable {
 		return fmt.Errorf("postgres: restore: somebody reads the tracked tables for more than %d s: end what does: %w", restoreLockTimeout/1000, err)
 	}
+	if err == nil {
+		db.applied = at
+	}
 	return err
 }
 

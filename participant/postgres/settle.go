@@ -305,21 +305,24 @@ func (r *resolver) wake() {
 func (r *resolver) run(ctx context.Context) {
 	tick := time.NewTicker(r.db.config.ResolveEvery)
 	defer tick.Stop()
+	failing := false
 	for {
-		var err error
 		select {
 		case <-ctx.Done():
 			return
 		case t := <-r.told:
-			err = r.hear(ctx, t)
+			if r.hear(ctx, t) != nil {
+				r.wake()
+			}
+			continue
 		case <-r.woken:
-			err = r.pass(ctx)
 		case <-tick.C:
-			err = r.pass(ctx)
 		}
-		if err != nil && ctx.Err() == nil {
+		err := r.pass(ctx)
+		if err != nil && !failing && ctx.Err() == nil {
 			r.db.config.Logger.Warn("transactions in doubt could not be settled", "group", r.db.group, "participant", r.db.name, "error", err)
 		}
+		failing = err != nil
 	}
 }
 
