@@ -239,7 +239,7 @@ func (w *world) step(ev Event) {
 	if _, ticked := ev.(Tick); ticked && load.GateClosed && !w.byHand && w.now-w.closedSince >= w.config.Checkpoint.MaxPause {
 		w.t.Fatalf("the gate is closed for %s", w.now-w.closedSince)
 	}
-	if load.Open > w.config.Open || load.InFlight > w.config.InFlight || load.StagedBytes > w.config.StagedBytes || load.EntriesInFlight > MaxEntriesInFlight {
+	if load.Open > w.config.Open || load.InFlight > w.config.InFlight || load.StagedBytes > w.config.StagedBytes || load.EntriesInFlight > MaxProposals {
 		w.t.Fatalf("a bound is broken: %+v", load)
 	}
 	if load.StagedBytes < 0 || load.Open < 0 || load.InFlight < 0 {
