@@ -101,8 +101,9 @@ func (c *Core) closeGate(cp *checkpoint) {
 }
 
 // mustDrain tells whether a cut waits for an attempt that is not being committed:
-// wait_for says so, or it has called a participant whose handlers change its state
-// before the commit, so that a capture would hold half of it.
+// wait_for says so, or it has called the active instance of a participant whose
+// handlers change its state before the commit, so that a capture would hold half of
+// it.
 func (c *Core) mustDrain(a *attempt) bool {
 	if a.state != StateOpen && a.state != StateWaiting {
 		return false
@@ -110,7 +111,7 @@ func (c *Core) mustDrain(a *attempt) bool {
 	if a.state == StateOpen && c.config.Checkpoint.WaitFor == WaitForStarted && len(a.touched) > 0 {
 		return true
 	}
-	return slices.ContainsFunc(a.touched, func(t touch) bool { return t.participant.appliesFirst })
+	return slices.ContainsFunc(a.touched, func(t touch) bool { return t.participant.appliesFirst && t.epoch == t.participant.epoch })
 }
 
 // keptOut tells whether an attempt's step must wait for the gate: its handler would
