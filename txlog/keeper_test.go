@@ -263,12 +263,13 @@ func (k *keeping) do(commands ...command.Command) []command.Result {
 	return results
 }
 
-// cut records a checkpoint of all participants, and gives its number.
-func (k *keeping) cut() uint64 {
+// cut records a checkpoint, of all participants unless some are given, and gives
+// its number.
+func (k *keeping) cut(only ...string) uint64 {
 	k.t.Helper()
 	k.ids++
 	c := &command.Checkpoint{CheckpointRequest: command.CheckpointRequest{
-		Token: fmt.Sprintf("c%d", k.ids), Trigger: command.TriggerOperator, TimeUnixNano: time.Now().UnixNano(),
+		Token: fmt.Sprintf("c%d", k.ids), Trigger: command.TriggerOperator, TimeUnixNano: time.Now().UnixNano(), Participants: only,
 	}}
 	for id := range k.addrs {
 		c.Members = append(c.Members, nodeName(id))

@@ -46,6 +46,9 @@ func Open(dir string) (*Reader, error) {
 // Manifest of the checkpoint.
 func (r *Reader) Manifest() Manifest { return r.manifest }
 
+// Path is where the file of a section is.
+func (r *Reader) Path(f *SectionFile) string { return filepath.Join(r.dir, f.File) }
+
 // SectionReader reads a section's records in order.
 type SectionReader struct {
 	file    *os.File

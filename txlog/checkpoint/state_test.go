@@ -373,3 +373,74 @@ func BenchmarkInspectState(b *testing.B) {
 		must(b, err)
 	}
 }
+
+// Would break: a crash while a captured state gets its name, or is shared with a
+// checkpoint, leaves a part of it under its name, or keeps the next try from it.
+func TestKeepingStatesInterrupted(t *testing.T) {
+	state := stateOf(pieceBytes + 7)
+	source, f := stateFile(t, t.TempDir(), state)
+	data, err := os.ReadFile(source)
+	must(t, err)
+	id := StateID{Participant: "stock", Position: 40, Digest: f.Digest}
+	upload := UploadID{Participant: "stock", Checkpoint: 7, Position: 40, Epoch: 3}
+	for what, keep := range map[string]func(parent string) error{
+		"named":  func(parent string) error { return StoreState(parent, upload.PartName(), id) },
+		"shared": func(parent string) error { return ShareState(source, parent, id) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			prepare := func(parent string) {
+				must(t, os.WriteFile(filepath.Join(parent, upload.PartName()), data, 0o644))
+			}
+			interruptions(t, prepare, keep, func(t *testing.T, parent string, _ bool, _ error) {
+				found, err := ListStates(parent)
+				must(t, err)
+				for _, got := range found.Whole {
+					if got != id {
+						t.Fatalf("found %+v", got)
+					}
+				}
+				if what == "named" && len(found.Whole)+len(found.Uploads) != 1 {
+					t.Fatalf("found %+v", found)
+				}
+				if len(found.Whole) == 0 {
+					must(t, keep(parent))
+				}
+				_, err = InspectState(t.Context(), filepath.Join(parent, id.FileName()), f.Section(), *f.State)
+				must(t, err)
+				for _, name := range names(t, parent) {
+					if strings.HasSuffix(name, tmpSuffix) {
+						t.Errorf("%s is left", name)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Would break: a file of one participant's state is taken for another's, or one
+// that is not Cohort's is removed.
+func TestNamesOfStates(t *testing.T) {
+	dir := t.TempDir()
+	id := StateID{Participant: "a-b-7", Position: 1<<64 - 1, Digest: Digest{0xab, 31: 1}}
+	upload := UploadID{Participant: "a-00000000000000000001", Checkpoint: 1<<64 - 1, Position: 5, Epoch: 1 << 40}
+	other := []string{
+		"notes", "cp-0000000001.tmp", "-00000000000000000001-" + strings.Repeat("0", 64) + ".zst", "Stock-00000000000000000001-" + strings.Repeat("0", 64) + ".zst",
+		"stock-1-" + strings.Repeat("0", 64) + ".zst", "stock-00000000000000000001-" + strings.Repeat("A", 64) + ".zst", "stock-00000000001-00000000000000000005-1.part",
+		"stock-0000000001-00000000000000000005-01.part", "stock-99999999999999999999-00000000000000000005-1.part",
+	}
+	for _, name := range append(other, id.FileName(), id.FetchName(), id.FileName()+tmpSuffix, upload.PartName()) {
+		must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o644))
+	}
+	found, err := ListStates(dir)
+	must(t, err)
+	if len(found.Whole) != 1 || found.Whole[0] != id || len(found.Fetches) != 1 || found.Fetches[0] != id || len(found.Uploads) != 1 || found.Uploads[0] != upload {
+		t.Fatalf("found %+v", found)
+	}
+	if left := len(names(t, dir)); left != len(other)+3 {
+		t.Fatalf("%d files are left: %v", left, names(t, dir))
+	}
+	must(t, RemoveState(filepath.Join(dir, "none"), true))
+	if found, err := ListStates(filepath.Join(dir, "new", "one")); err != nil || len(found.Whole) != 0 {
+		t.Fatal(found, err)
+	}
+}

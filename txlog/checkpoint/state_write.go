@@ -34,6 +34,8 @@ type StateWriter struct {
 	synced  uint64 // of them, durable
 	// framedBytes of the state are in written frames, durable of them on the disk.
 	framedBytes, durable uint64
+	// failed is why the file may not be what is above any more.
+	failed error
 }
 
 // CreateState begins the file of a captured state. What is there is overwritten.
@@ -146,6 +148,9 @@ func (w *StateWriter) Durable() uint64 { return w.durable }
 
 // Write takes the next bytes of the state.
 func (w *StateWriter) Write(p []byte) (int, error) {
+	if w.failed != nil {
+		return 0, w.failed
+	}
 	if uint64(len(p)) > MaxStateBytes-w.bytes {
 		return 0, fmt.Errorf("checkpoint: section %s: a state has at most %d bytes", w.section, uint64(MaxStateBytes))
 	}
@@ -186,6 +191,7 @@ func (w *StateWriter) endFrame() error {
 	w.frame, w.framed = w.frame[:0], 0
 	w.fileSum.Write(w.compressed)
 	if _, err := w.file.Write(w.compressed); err != nil {
+		w.failed = err
 		return err
 	}
 	w.written += uint64(len(w.compressed))
@@ -198,8 +204,11 @@ func (w *StateWriter) endFrame() error {
 
 // Sync makes durable what is in whole frames.
 func (w *StateWriter) Sync() error {
-	if err := syncHandle(w.file); err != nil {
-		return err
+	if w.failed == nil {
+		w.failed = syncHandle(w.file)
+	}
+	if w.failed != nil {
+		return w.failed
 	}
 	w.synced, w.durable = w.written, w.framedBytes
 	return nil
@@ -208,6 +217,9 @@ func (w *StateWriter) Sync() error {
 // Park gives back what the writer takes of memory, until it is written to again:
 // what it holds but less than a piece goes into the file, durably.
 func (w *StateWriter) Park() error {
+	if w.failed != nil {
+		return w.failed
+	}
 	if w.framed > 0 {
 		if err := w.endFrame(); err != nil {
 			return err
@@ -219,6 +231,9 @@ func (w *StateWriter) Park() error {
 
 // Finish ends the state, as of position, durably. The file keeps its name.
 func (w *StateWriter) Finish(position uint64) (SectionFile, error) {
+	if w.failed != nil {
+		return SectionFile{}, w.failed
+	}
 	if len(w.piece) > 0 {
 		if err := w.endPiece(); err != nil {
 			return SectionFile{}, err
