@@ -170,7 +170,7 @@ func TestHostileManifests(t *testing.T) {
 		"a name with a way": manifestJSON(t, section("participant/../../x", "p-../../x.zst")),
 		"a section twice":   manifestJSON(t, func(m *Manifest) { section("meta", "meta.zst")(m); section("meta", "meta.zst")(m) }),
 		"too many sections": manifestJSON(t, func(m *Manifest) {
-			for i := range maxSections + 1 {
+			for i := range command.MaxSections + 1 {
 				section(fmt.Sprintf("participant/p%d", i), fmt.Sprintf("p-p%d.zst", i))(m)
 			}
 		}),

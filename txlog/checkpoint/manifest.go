@@ -30,10 +30,6 @@ const (
 	maxManifestBytes = 1 << 20
 
 	sectionParticipant = "participant/"
-	sectionState       = "state/"
-
-	// maxSections: data and state of each participant, meta and outcomes.
-	maxSections = 2*command.MaxParticipants + 2
 )
 
 // Digest is a SHA-256, hexadecimal in JSON.
@@ -100,11 +96,11 @@ func (f *SectionFile) Section() command.Section {
 
 // StateOf is the participant whose captured state the section holds.
 func (f *SectionFile) StateOf() (participant string, ok bool) {
-	return strings.CutPrefix(f.Name, sectionState)
+	return strings.CutPrefix(f.Name, command.SectionState)
 }
 
 // StateSection names the section of a participant's captured state.
-func StateSection(participant string) string { return sectionState + participant }
+func StateSection(participant string) string { return command.SectionState + participant }
 
 // Summary is what is reported of the sections.
 func (m *Manifest) Summary() []command.Section {
@@ -171,8 +167,8 @@ func (m *Manifest) check() error {
 	if m.Format != m.format() || m.Number == 0 || command.CheckName(m.Group) != nil {
 		return errors.New("format, number or group make no sense")
 	}
-	if len(m.Sections) > maxSections {
-		return fmt.Errorf("it lists %d sections; at most %d", len(m.Sections), maxSections)
+	if len(m.Sections) > command.MaxSections {
+		return fmt.Errorf("it lists %d sections; at most %d", len(m.Sections), command.MaxSections)
 	}
 	seen := make(map[string]bool)
 	for _, s := range m.Sections {
@@ -234,7 +230,7 @@ func fileOf(section string) (string, error) {
 	case "meta", "outcomes":
 		return section + ".zst", nil
 	}
-	for prefix, file := range map[string]string{sectionParticipant: "p-", sectionState: stateFilePrefix} {
+	for prefix, file := range map[string]string{sectionParticipant: "p-", command.SectionState: stateFilePrefix} {
 		if name, ok := strings.CutPrefix(section, prefix); ok && command.CheckName(name) == nil {
 			return file + name + ".zst", nil
 		}
