@@ -102,6 +102,7 @@ func Hydrate(ctx context.Context, s HydrateSpec) (h Hydrated, err error) {
 	if err != nil {
 		return h, err
 	}
+	s.Image.Captures = capturesIn(s.Checkpoint.Manifest())
 	hy := &hydration{spec: &s, store: st, next: s.Image.IndexBase - hydrateSteps, result: &h}
 	err = hy.run(ctx)
 	if err == nil {
@@ -299,6 +300,20 @@ func hydrateStates(s *HydrateSpec) error {
 		}
 	}
 	return nil
+}
+
+// capturesIn are the captured states that a checkpoint holds.
+func capturesIn(m checkpoint.Manifest) (out []machine.Capture) {
+	for i := range m.Sections {
+		f := &m.Sections[i]
+		if participant, ok := f.StateOf(); ok {
+			out = append(out, machine.Capture{
+				Participant: participant, State: machine.CaptureStored, Position: f.State.Position,
+				Section: f.Section(), Bytes: f.State.Bytes, SHA256: f.State.SHA256,
+			})
+		}
+	}
+	return out
 }
 
 // StatesOf is where the captured states are that came with a replica's state: see

@@ -129,7 +129,12 @@ func (k *keeping) keep(ids ...uint64) {
 			Policy: func([]byte) (KeepPolicy, error) { return k.policy, nil },
 			Report: k.report,
 			Fetch:  func(_ context.Context, number uint64) (io.ReadCloser, error) { return k.fetch(id, number) },
-			Logger: zaptest.NewLogger(k.t, zaptest.Level(zapcore.FatalLevel)),
+			FetchState: func(_ context.Context, s *machine.Capture, offset uint64) (io.ReadCloser, error) {
+				return k.fetchState(id, s, offset)
+			},
+			ReportState: k.reportState,
+			Adopt:       StatesOf(k.replicas[id].dir),
+			Logger:      zaptest.NewLogger(k.t, zaptest.Level(zapcore.FatalLevel)),
 		})
 		if err != nil {
 			k.t.Fatal(err)
