@@ -195,8 +195,6 @@ func (g *reign) administer(ctx context.Context, cmd command.Command) (command.Re
 func (c *Coordinator) takeCheckpoints(ctx context.Context, g *reign) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
-	// What the reign finds wanted was asked for before it.
-	inherited := true
 	for {
 		select {
 		case <-ctx.Done():
@@ -204,12 +202,7 @@ func (c *Coordinator) takeCheckpoints(ctx context.Context, g *reign) {
 		case <-ticker.C:
 		case <-c.scheduling:
 		}
-		err := c.giveUpCaptures(ctx, g, inherited, time.Now())
-		if err == nil {
-			inherited = false
-			err = c.takeDue(ctx, g)
-		}
-		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotServing) {
+		if err := c.takeDue(ctx, g); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotServing) {
 			g.log.Warn("looking for checkpoints that are due", zap.Error(err))
 		}
 	}

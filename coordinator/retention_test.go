@@ -116,7 +116,7 @@ func TestAYearOfCheckpointsGrowsNothing(t *testing.T) {
 		if s, err = machine.ReadSchedule(y.store); err != nil {
 			t.Fatal(err)
 		}
-		if cmd := retain(all, nil, s, 1, def.Retention.Checkpoints); cmd != nil {
+		if cmd := retain(all, s, 1, def.Retention.Checkpoints); cmd != nil {
 			y.done(cmd)
 		}
 		for {
@@ -164,13 +164,8 @@ func TestRetainKeepsTheNewestComplete(t *testing.T) {
 	part.Request.Participants = []string{"a"}
 	failed := machine.Checkpoint{Number: 2, State: machine.CheckpointFailed, Incarnation: 1, Position: 20}
 	abandoned := machine.Checkpoint{Number: 1, State: machine.CheckpointAbandoned, Incarnation: 1}
-	inherits := complete(6, 60)
-	inherits.LogFrom = 41
-	captured := []machine.OwnState{{Participant: "a", Base: 3, Last: machine.Capture{State: machine.CaptureStored, Position: 60}}}
-	never := []machine.OwnState{{Participant: "a", Base: 3}}
 	for name, c := range map[string]struct {
 		all  []machine.Checkpoint
-		own  []machine.OwnState
 		keep uint64
 		from uint64
 		want *command.Retain
@@ -182,11 +177,8 @@ func TestRetainKeepsTheNewestComplete(t *testing.T) {
 		"part of a group goes with its age": {all: []machine.Checkpoint{complete(3, 30), part, complete(6, 60)}, keep: 1, want: &command.Retain{Drop: []uint64{3, 4}, LogFrom: 61}},
 		"failed ones go, abandoned stay":    {all: []machine.Checkpoint{abandoned, failed, complete(3, 30)}, keep: 1, want: &command.Retain{Drop: []uint64{2}, LogFrom: 31}},
 		"nothing twice":                     {all: []machine.Checkpoint{complete(3, 30)}, keep: 1, from: 31},
-		"own state captured at the cut":     {all: []machine.Checkpoint{complete(6, 60)}, own: captured, keep: 1, want: &command.Retain{LogFrom: 61}},
-		"own state that is inherited":       {all: []machine.Checkpoint{inherits}, own: captured, keep: 1, want: &command.Retain{LogFrom: 41}},
-		"own state that was never captured": {all: []machine.Checkpoint{complete(6, 60)}, own: never, keep: 1, want: &command.Retain{LogFrom: 4}},
 	} {
-		got := retain(c.all, c.own, machine.Schedule{LogFrom: c.from}, 1, c.keep)
+		got := retain(c.all, machine.Schedule{LogFrom: c.from}, 1, c.keep)
 		if fmt.Sprint(got) != fmt.Sprint(c.want) {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
@@ -194,7 +186,7 @@ func TestRetainKeepsTheNewestComplete(t *testing.T) {
 	// Of an earlier incarnation: it is kept, and says nothing about this one's log.
 	back := complete(3, 30)
 	back.Incarnation = 1
-	if got := retain([]machine.Checkpoint{back}, nil, machine.Schedule{}, 2, 1); got != nil {
+	if got := retain([]machine.Checkpoint{back}, machine.Schedule{}, 2, 1); got != nil {
 		t.Errorf("a checkpoint of an earlier incarnation: %+v", got)
 	}
 }

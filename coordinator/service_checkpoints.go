@@ -154,9 +154,6 @@ func checkpointToWire(group string, c *machine.Checkpoint) *pb.CheckpointInfo {
 			})
 		}
 	}
-	for i := range c.Captures {
-		captureToWire(out, &c.Captures[i])
-	}
 	for _, m := range c.Members {
 		copy := &pb.CheckpointCopy{Node: m, State: command.CopyNone.String()}
 		for i := range c.Copies {
@@ -175,21 +172,6 @@ func checkpointToWire(group string, c *machine.Checkpoint) *pb.CheckpointInfo {
 		}
 	}
 	return out
-}
-
-// captureToWire adds a captured state to its participant. While the checkpoint is
-// not complete there is nothing else to tell of that one.
-func captureToWire(out *pb.CheckpointInfo, c *machine.Capture) {
-	at := slices.IndexFunc(out.Participants, func(p *pb.CheckpointParticipant) bool { return p.Name == c.Participant })
-	if at < 0 {
-		at = len(out.Participants)
-		out.Participants = append(out.Participants, &pb.CheckpointParticipant{Name: c.Participant})
-	}
-	state := &pb.CheckpointState{State: c.State.String(), Position: c.Position, Bytes: c.Bytes, Reason: c.Detail}
-	if c.Exists() {
-		state.Sha256 = slices.Clone(c.SHA256[:])
-	}
-	out.Participants[at].State = state
 }
 
 // participantSection begins the names of participants' sections.
