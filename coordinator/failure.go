@@ -41,6 +41,9 @@ const (
 	reasonIncarnation = "INCARNATION_CHANGED"
 	// reasonUnknownCheckpoint: there is no such checkpoint, or it is not complete.
 	reasonUnknownCheckpoint = "UNKNOWN_CHECKPOINT"
+	// reasonNotWanted: nobody waits for the captured state: its checkpoint was given
+	// up, another stream brings it, or it is not of the instance that was asked.
+	reasonNotWanted = "CAPTURE_NOT_WANTED"
 	// reasonNotRestored: the state could not be made; nothing was changed.
 	reasonNotRestored = "NOT_RESTORED"
 	// reasonDirectory: the directory refused or could not be asked.

@@ -82,8 +82,12 @@ func (s *Service) makeRoutes() map[string]route {
 		pb.Peers_Configure_FullMethodName:               {target: coordinator},
 		pb.Checkpoints_CreateCheckpoint_FullMethodName:  {target: coordinator},
 		pb.Peers_ReportReplica_FullMethodName:           {target: coordinator},
-		pb.Transactions_Get_FullMethodName:              {target: s.readTarget},
-		pb.Transactions_Scan_FullMethodName:             {target: s.readTarget},
+		pb.Participants_FindState_FullMethodName: {target: func(req proto.Message) (*target, error) {
+			group := req.(*pb.FindStateRequest).GetGroup()
+			return &target{group: group, replica: true}, checkName("group", group)
+		}},
+		pb.Transactions_Get_FullMethodName:  {target: s.readTarget},
+		pb.Transactions_Scan_FullMethodName: {target: s.readTarget},
 		pb.Transactions_BeginRead_FullMethodName: {target: func(req proto.Message) (*target, error) {
 			group := req.(*pb.BeginReadRequest).GetGroup()
 			return &target{group: group, replica: true}, checkName("group", group)

@@ -90,6 +90,11 @@ type LocalKeeper interface {
 	Locate(ctx context.Context, t txlog.Target) (txlog.Point, error)
 	RestorableFrom() (position uint64, ok bool)
 	Usage() txlog.Usage
+	// HoldState, DamagedState, Captured and Upload are for captured states.
+	HoldState(id checkpoint.StateID) (path string, release func(), err error)
+	DamagedState(id checkpoint.StateID, err error)
+	Captured(incarnation uint64, id checkpoint.UploadID) (*machine.Capture, error)
+	Upload(ctx context.Context, id checkpoint.UploadID) (streaming context.Context, u *txlog.Upload, release func(), err error)
 	Problem() error
 }
 

@@ -134,16 +134,16 @@ func (c *Coordinator) askEarly(ctx context.Context, g *reign) error {
 		return err
 	}
 	s, err := machine.ReadSchedule(snap.Reader())
-	if err != nil || len(s.Pending) > 0 || s.CutPosition == meta.Position {
+	if err != nil || len(s.Pending) > 0 || s.Cut.Position == meta.Position {
 		return err
 	}
-	if s.CutNumber > 0 {
-		last, found, err := machine.ReadCheckpoint(snap.Reader(), s.CutNumber)
+	if s.Cut.Number > 0 {
+		last, found, err := machine.ReadCheckpoint(snap.Reader(), s.Cut.Number)
 		if err != nil || found && last.State == machine.CheckpointWriting {
 			return err
 		}
 	}
-	wish := command.CheckpointRequest{Token: fmt.Sprintf("max_disk-%d-%d", s.CutNumber, s.AttemptUnixNano), Trigger: command.TriggerDisk, By: c.params.NodeName, TimeUnixNano: time.Now().UnixNano()}
+	wish := command.CheckpointRequest{Token: fmt.Sprintf("max_disk-%d-%d", s.Cut.Number, s.AttemptUnixNano), Trigger: command.TriggerDisk, By: c.params.NodeName, TimeUnixNano: time.Now().UnixNano()}
 	if _, err := g.administer(ctx, &command.RequestCheckpoint{CheckpointRequest: wish}); err != nil {
 		return err
 	}

@@ -27,6 +27,10 @@ var (
 	ErrHalted = errors.New("txlog: the replica has halted")
 	// ErrNoCopy: the node has no whole copy of the checkpoint.
 	ErrNoCopy = errors.New("txlog: no whole copy of the checkpoint is here")
+	// ErrNoState: the node has no file of the captured state.
+	ErrNoState = errors.New("txlog: the captured state is not here")
+	// ErrNoRoom: the node's disk is about to be full.
+	ErrNoRoom = errors.New("txlog: no room for a captured state")
 	// ErrQuarantined: the replica's state differs from that of the others; it is
 	// being replaced, and not read until then.
 	ErrQuarantined = errors.New("txlog: the replica's state is not the group's")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -36,8 +37,8 @@ type HydrateSpec struct {
 	Image machine.ImageSpec
 	// Checkpoint is where it begins.
 	Checkpoint *checkpoint.Reader
-	// Entries gives the log entries after the checkpoint, in order and without a
-	// gap; nil when Position is the checkpoint's.
+	// Entries gives the log entries from a position on, in order and without a gap;
+	// nil when there are none but what the checkpoint holds.
 	Entries func(from uint64) (EntryReader, error)
 	// Position is where it ends.
 	Position uint64
@@ -66,6 +67,9 @@ type HydrateProgress struct {
 type Hydrated struct {
 	machine.ImageResult
 	Entries uint64
+	// LogFirst is the first position in the new log: what the captured states of
+	// participants need to be brought forward from is there.
+	LogFirst uint64
 	// Bytes of keys and values that were loaded.
 	Bytes        uint64
 	Load, Replay time.Duration
@@ -98,15 +102,22 @@ func Hydrate(ctx context.Context, s HydrateSpec) (h Hydrated, err error) {
 	if err != nil {
 		return h, err
 	}
+	s.Image.Captures = capturesIn(s.Checkpoint.Manifest())
 	hy := &hydration{spec: &s, store: st, next: s.Image.IndexBase - hydrateSteps, result: &h}
 	err = hy.run(ctx)
 	if err == nil {
 		err = st.Barrier()
 	}
+	if err == nil {
+		h.LogFirst, err = hydratedLogFirst(st, s.Position)
+	}
 	if err = errors.Join(err, st.Close()); err != nil {
 		return h, err
 	}
-	return h, hydrateLog(&s, h.Meta.Incarnation)
+	if err := hydrateStates(&s); err != nil {
+		return h, err
+	}
+	return h, hydrateLog(ctx, &s, h.Meta.Incarnation, h.LogFirst)
 }
 
 // hydration is one run of Hydrate.
@@ -167,10 +178,11 @@ func (s *imageState) Delete(key []byte) { s.h.update.Delete(key) }
 // load puts the checkpoint's sections into the state.
 func (h *hydration) load(ctx context.Context) error {
 	var total uint64
-	for _, s := range h.spec.Checkpoint.Manifest().Sections {
+	sections := slices.DeleteFunc(slices.Clone(h.spec.Checkpoint.Manifest().Sections), func(f checkpoint.SectionFile) bool { return f.State != nil })
+	for _, s := range sections {
 		total += s.Bytes
 	}
-	for _, s := range h.spec.Checkpoint.Manifest().Sections {
+	for _, s := range sections {
 		section, err := h.spec.Checkpoint.Section(s.Name)
 		if err != nil {
 			return err
@@ -270,18 +282,120 @@ func (h *hydration) progress(p HydrateProgress) {
 	}
 }
 
-// hydrateLog makes the empty log that goes on after the state's position.
-func hydrateLog(s *HydrateSpec, incarnation uint64) error {
+// hydrateStates puts the captured states of the checkpoint beside the state: the
+// keeper that starts with it takes them over.
+func hydrateStates(s *HydrateSpec) error {
+	dir := StatesOf(s.Dir)
+	for _, f := range s.Checkpoint.Manifest().Sections {
+		participant, ok := f.StateOf()
+		if !ok {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		id := checkpoint.StateID{Participant: participant, Position: f.State.Position, Digest: f.Digest}
+		if err := checkpoint.ShareState(s.Checkpoint.Path(&f), dir, id); err != nil {
+			return fmt.Errorf("txlog: the state of %s: %w", participant, err)
+		}
+	}
+	return nil
+}
+
+// capturesIn are the captured states that a checkpoint holds.
+func capturesIn(m checkpoint.Manifest) (out []machine.Capture) {
+	for i := range m.Sections {
+		f := &m.Sections[i]
+		if participant, ok := f.StateOf(); ok {
+			out = append(out, machine.Capture{
+				Participant: participant, State: machine.CaptureStored, Position: f.State.Position,
+				Section: f.Section(), Bytes: f.State.Bytes, SHA256: f.State.SHA256,
+			})
+		}
+	}
+	return out
+}
+
+// StatesOf is where the captured states are that came with a replica's state: see
+// KeeperConfig.Adopt.
+func StatesOf(replicaDir string) string { return filepath.Join(replicaDir, capturesDir) }
+
+// hydratedLogFirst is where the new log begins: with what a participant's state,
+// captured at an earlier position or never, still lacks.
+func hydratedLogFirst(st *store.Store, position uint64) (uint64, error) {
+	view, err := st.View(0)
+	if err != nil {
+		return 0, err
+	}
+	defer view.Close()
+	states, err := machine.ReadOwnStates(view)
+	if err != nil {
+		return 0, err
+	}
+	first := position + 1
+	for i := range states {
+		first = min(first, states[i].From()+1)
+	}
+	return first, nil
+}
+
+// hydrateLog makes the log that goes on after the state's position: what comes
+// before is the source's.
+func hydrateLog(ctx context.Context, s *HydrateSpec, incarnation, first uint64) error {
 	dir := filepath.Join(s.Dir, fmt.Sprintf("log-%d", s.Image.IndexBase))
-	log, err := segment.Open(segment.Options{Dir: dir, End: segment.Start(s.Position + 1), Incarnation: incarnation})
+	log, err := segment.Open(segment.Options{Dir: dir, End: segment.Start(first), Incarnation: incarnation})
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(log.Sync(), log.Close()); err != nil {
+	err = copyLog(ctx, s, log, first)
+	if err = errors.Join(err, log.Sync()); err != nil {
+		return errors.Join(err, log.Close())
+	}
+	end := log.End()
+	if err := log.Close(); err != nil {
 		return err
 	}
-	if err := writeEnd(dir, s.Image.IndexBase, segment.Start(s.Position+1)); err != nil {
+	if err := writeEnd(dir, s.Image.IndexBase, end); err != nil {
 		return err
 	}
 	return errors.Join(syncDir(dir), syncDir(s.Dir), syncDir(filepath.Dir(s.Dir)))
+}
+
+// copyLogBytes is how much log is held in memory while it is copied.
+const copyLogBytes = 1 << 20
+
+func copyLog(ctx context.Context, s *HydrateSpec, log *segment.Log, first uint64) error {
+	if first > s.Position {
+		return nil
+	}
+	if s.Entries == nil {
+		return noTarget("a participant's state in the checkpoint is as of position %d, and the log from there to %d is not with it", first-1, s.Position)
+	}
+	entries, err := s.Entries(first)
+	if err != nil {
+		return err
+	}
+	defer entries.Close()
+	var payload []byte
+	held := 0
+	for p := first; p <= s.Position; p++ {
+		e, _, err := entries.Next(ctx)
+		if err == nil && e.Position != p {
+			err = fmt.Errorf("it gives position %d", e.Position)
+		}
+		if err != nil {
+			return fmt.Errorf("txlog: the log at position %d: %w", p, err)
+		}
+		payload = command.AppendEntry(payload[:0], &e)
+		if err := log.Append(p, payload); err != nil {
+			return err
+		}
+		if held += len(payload); held >= copyLogBytes {
+			held = 0
+			if err := log.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return log.Flush()
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"go.uber.org/zap"
@@ -252,4 +253,50 @@ func (k *keeping) removeArchived(position uint64) {
 		}
 	}
 	k.t.Fatalf("position %d is not in the archive", position)
+}
+
+// Would break: a restore that begins with a checkpoint of some participants alone,
+// kept or archived, and gives a group without the data of the others.
+func TestPartialCheckpointIsNoBase(t *testing.T) {
+	k := newKeeping(t, 1, KeepPolicy{ArchiveDir: t.TempDir()})
+	k.keep(1)
+	k.transact(15)
+	whole := k.complete(k.cut(), 1)
+	k.transact(15)
+	partial := k.complete(k.cut("a"), 1)
+	if partial.Whole() {
+		t.Fatal("it is of all participants: the test shows nothing")
+	}
+	k.transact(15)
+	keeper := k.keepers[1]
+	refused := func() {
+		t.Helper()
+		var none *TargetError
+		_, err := keeper.Locate(t.Context(), Target{Checkpoint: partial.Number})
+		if !errors.As(err, &none) || !strings.Contains(err.Error(), "of a alone") {
+			t.Fatalf("checkpoint %d: %v", partial.Number, err)
+		}
+		k.restorable(t, keeper, Target{Position: &partial.Position}, partial.Position)
+		k.restorable(t, keeper, Target{Position: new(partial.Position + 3)}, partial.Position+3)
+	}
+	refused()
+	archived := filepath.Join(keeper.archiveDir(k.policy, 1), checkpoint.ArchivedCheckpointName(partial.Number))
+	k.eventually("the partial checkpoint to be archived", func() bool {
+		_, err := os.Lstat(archived)
+		return err == nil
+	})
+	k.do(&command.Retain{Drop: []uint64{partial.Number}})
+	k.eventually("its files to go", func() bool {
+		_, err := os.Lstat(k.copyDir(1, partial.Number))
+		return os.IsNotExist(err)
+	})
+	refused()
+	m, meta, err := checkpoint.PeekMeta(archived)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if missing, err := MissingParticipants(&m, meta); err != nil || fmt.Sprint(missing) != "[b]" || m.Number != partial.Number {
+		t.Fatalf("checkpoint %d lacks %v, %v", m.Number, missing, err)
+	}
+	k.restorable(t, keeper, Target{Checkpoint: whole.Number}, whole.Position)
 }

@@ -39,7 +39,7 @@ type KeepPolicy struct {
 	Erase bool
 }
 
-// KeeperConfig configures a Keeper. All but Metrics is required.
+// KeeperConfig configures a Keeper. Adopt, MinFree and Logger may be left out.
 type KeeperConfig struct {
 	Replica *Replica
 	// Node is this node's name.
@@ -52,7 +52,17 @@ type KeeperConfig struct {
 	// records say the same.
 	Report func(ctx context.Context, report Report) error
 	// Fetch gets another node's copy of a checkpoint as an export file.
-	Fetch  func(ctx context.Context, number uint64) (io.ReadCloser, error)
+	Fetch func(ctx context.Context, number uint64) (io.ReadCloser, error)
+	// FetchState gets another node's file of a captured state, from an offset on.
+	FetchState func(ctx context.Context, state *machine.Capture, offset uint64) (io.ReadCloser, error)
+	// ReportState tells the group's coordinator of a captured state that is stored
+	// here. It is called again until the records say the same.
+	ReportState func(ctx context.Context, report command.ReportCapture) error
+	// MinFree is how many bytes must be free on the disk for a captured state to be
+	// taken from an instance; 0 means that it is always taken.
+	MinFree uint64
+	// Adopt is a directory with captured states to take over; it need not be there.
+	Adopt  string
 	Logger *zap.Logger
 }
 
@@ -72,6 +82,9 @@ type Report struct {
 //	files that have no record       archive, erase, remove
 //	log before Schedule.LogFrom     archive, erase, remove
 //	a copy that was found different quarantine the replica, rebuild it, fetch
+//	a captured state without a file fetch another node's
+//	a file of a captured state that
+//	no record needs                 erase, remove
 //
 // Everything is decided anew from state and files at each turn, so that a crash
 // anywhere is followed by the same steps.
@@ -93,6 +106,7 @@ type Keeper struct {
 	// that was taken out of it and not removed.
 	reclaimed, reclaimAt time.Time
 	swept                bool
+	captures             *captures
 	// erase is checkpoint.Erase but in tests.
 	erase func(path string) error
 
@@ -130,6 +144,13 @@ func StartKeeper(c KeeperConfig) (*Keeper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("txlog: the checkpoints in %s: %w", c.Dir, err)
 	}
+	k.captures, err = openCaptures(filepath.Join(c.Dir, capturesDir))
+	if err == nil && c.Adopt != "" {
+		err = k.captures.adopt(c.Adopt)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("txlog: the captured states in %s: %w", c.Dir, err)
+	}
 	for _, n := range numbers {
 		k.copies[n] = k.look(n)
 	}
@@ -153,6 +174,7 @@ func (k *Keeper) Close() {
 	k.replica.onCut(nil)
 	k.cancel()
 	<-k.done
+	k.captures.closeUploads()
 }
 
 // Wake makes the keeper look at once.
@@ -213,6 +235,7 @@ type records struct {
 	meta        machine.Meta
 	schedule    machine.Schedule
 	checkpoints []machine.Checkpoint
+	ownStates   []machine.OwnState
 	policy      KeepPolicy
 }
 
@@ -233,6 +256,9 @@ func (k *Keeper) read() (records, error) {
 		return rec, err
 	}
 	if rec.checkpoints, err = machine.ReadCheckpoints(snap.Reader()); err != nil {
+		return rec, err
+	}
+	if rec.ownStates, err = machine.ReadOwnStates(snap.Reader()); err != nil {
 		return rec, err
 	}
 	config, err := snap.Config()
@@ -270,6 +296,7 @@ func (k *Keeper) turn(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+	errs = append(errs, k.keepStates(ctx, &rec))
 	k.replica.releaseHolds(func(number uint64) bool { return k.holdWanted(&rec, number) })
 	errs = append(errs, k.dropFiles(ctx, &rec), k.dropLog(ctx, &rec), k.report(ctx, &rec), k.reclaim())
 	return errors.Join(errs...)
@@ -301,13 +328,23 @@ func (k *Keeper) keep(ctx context.Context, rec *records, c *machine.Checkpoint) 
 		}
 	}
 	if c.Incarnation == rec.meta.Incarnation && k.replica.Quarantined() == nil {
-		err := k.write(ctx, c)
+		states, decided, err := k.gather(ctx, c)
+		if err == nil && !decided {
+			return nil // an instance is still at it
+		}
+		if err == nil {
+			err = k.write(ctx, c, states)
+		}
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		if !errors.Is(err, ErrSnapshotTooOld) || c.State != machine.CheckpointComplete {
+		missing := errors.Is(err, ErrSnapshotTooOld) || errors.Is(err, ErrNoState)
+		if !missing || c.State != machine.CheckpointComplete {
+			if errors.Is(err, ErrNoState) {
+				return err // another node has it, or will say that it failed
+			}
 			k.set(c.Number, &localCopy{state: command.CopyFailed, detail: err.Error()})
-			if errors.Is(err, ErrSnapshotTooOld) {
+			if missing {
 				return nil // there is nothing more to try until others have completed it
 			}
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,14 +64,16 @@ type base struct {
 	number, position uint64
 	timeUnixNano     int64
 	participants     []string
-	// archived is the path of one in the archive.
+	// archived is the path of one in the archive; partial tells of it that it is of
+	// some participants only.
 	archived string
+	partial  bool
 }
 
 // bases are the complete checkpoints of all participants in this incarnation,
 // those of the archive included, by position.
 func (k *Keeper) bases(rec *records) []base {
-	out := k.archivedBases(rec)
+	out := slices.DeleteFunc(k.archivedBases(rec), func(b base) bool { return b.partial })
 	for i := range rec.checkpoints {
 		c := &rec.checkpoints[i]
 		if c.State == machine.CheckpointComplete && c.Whole() && c.Incarnation == rec.meta.Incarnation {
@@ -111,6 +114,9 @@ func (k *Keeper) locateCheckpoint(rec *records, number uint64) (Point, error) {
 		return b.to(rec.meta.Incarnation, c.Position), nil
 	}
 	for _, b := range k.archivedBases(rec) {
+		if b.number == number && b.partial {
+			return Point{}, noTarget("checkpoint %d, in the archive, is of %s alone; restore to its position, %d, instead", number, strings.Join(b.participants, ", "), b.position)
+		}
 		if b.number == number {
 			return b.to(rec.meta.Incarnation, b.position), nil
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -168,11 +169,7 @@ func (k *Keeper) Usage() Usage {
 	if log := k.replica.openLogFiles(); log != nil {
 		u.LogBytes = uint64(log.Bytes())
 	}
-	k.mu.Lock()
-	for _, c := range k.copies {
-		u.CheckpointBytes += c.bytes
-	}
-	k.mu.Unlock()
+	u.CheckpointBytes = k.checkpointBytes()
 	k.replica.mu.RLock()
 	if st := k.replica.store; st != nil && !k.replica.closed {
 		u.StoreBytes = uint64(max(st.DiskBytes(), 0))
@@ -203,13 +200,7 @@ func (k *Keeper) Open(number uint64) (r *checkpoint.Reader, close func(), err er
 	}
 	k.inUse[number]++
 	k.mu.Unlock()
-	close = sync.OnceFunc(func() {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if k.inUse[number]--; k.inUse[number] == 0 {
-			delete(k.inUse, number)
-		}
-	})
+	close = k.releaser(number)
 	r, err = checkpoint.Open(k.path(number))
 	if err != nil {
 		close()
@@ -256,19 +247,46 @@ func (k *Keeper) archivedBases(rec *records) []base {
 	}
 	var out []base
 	for _, path := range paths {
-		m, err := checkpoint.PeekExport(path)
+		m, meta, err := checkpoint.PeekMeta(path)
 		if err != nil {
 			continue
 		}
-		b := base{number: m.Number, position: m.Position, timeUnixNano: m.TimeUnixNano, archived: path}
-		for _, s := range m.Sections {
-			if name, ok := strings.CutPrefix(s.Name, participantSection); ok {
-				b.participants = append(b.participants, name)
-			}
+		missing, err := MissingParticipants(&m, meta)
+		if err != nil {
+			continue
 		}
-		out = append(out, b)
+		out = append(out, base{
+			number: m.Number, position: m.Position, timeUnixNano: m.TimeUnixNano, archived: path,
+			participants: participantsIn(&m), partial: len(missing) > 0,
+		})
 	}
 	return out
+}
+
+// participantsIn are those with data in a checkpoint.
+func participantsIn(m *checkpoint.Manifest) (names []string) {
+	for _, s := range m.Sections {
+		if name, ok := strings.CutPrefix(s.Name, participantSection); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// MissingParticipants are those of the group that a checkpoint has no section of,
+// by the records in its section meta: it was taken of the others alone.
+func MissingParticipants(m *checkpoint.Manifest, meta map[string][]byte) (names []string, err error) {
+	config, err := machine.DecodeConfig(meta["config"])
+	if err != nil {
+		return nil, err
+	}
+	there := participantsIn(m)
+	for _, p := range config.Participants {
+		if !slices.Contains(there, p.Name) {
+			names = append(names, p.Name)
+		}
+	}
+	return names, nil
 }
 
 // Source opens a checkpoint to make a state of: this node's copy, or the one in

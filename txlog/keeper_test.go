@@ -129,7 +129,12 @@ func (k *keeping) keep(ids ...uint64) {
 			Policy: func([]byte) (KeepPolicy, error) { return k.policy, nil },
 			Report: k.report,
 			Fetch:  func(_ context.Context, number uint64) (io.ReadCloser, error) { return k.fetch(id, number) },
-			Logger: zaptest.NewLogger(k.t, zaptest.Level(zapcore.FatalLevel)),
+			FetchState: func(_ context.Context, s *machine.Capture, offset uint64) (io.ReadCloser, error) {
+				return k.fetchState(id, s, offset)
+			},
+			ReportState: k.reportState,
+			Adopt:       StatesOf(k.replicas[id].dir),
+			Logger:      zaptest.NewLogger(k.t, zaptest.Level(zapcore.FatalLevel)),
 		})
 		if err != nil {
 			k.t.Fatal(err)
@@ -263,12 +268,13 @@ func (k *keeping) do(commands ...command.Command) []command.Result {
 	return results
 }
 
-// cut records a checkpoint of all participants, and gives its number.
-func (k *keeping) cut() uint64 {
+// cut records a checkpoint, of all participants unless some are given, and gives
+// its number.
+func (k *keeping) cut(only ...string) uint64 {
 	k.t.Helper()
 	k.ids++
 	c := &command.Checkpoint{CheckpointRequest: command.CheckpointRequest{
-		Token: fmt.Sprintf("c%d", k.ids), Trigger: command.TriggerOperator, TimeUnixNano: time.Now().UnixNano(),
+		Token: fmt.Sprintf("c%d", k.ids), Trigger: command.TriggerOperator, TimeUnixNano: time.Now().UnixNano(), Participants: only,
 	}}
 	for id := range k.addrs {
 		c.Members = append(c.Members, nodeName(id))

@@ -137,8 +137,9 @@ func (k *Keeper) holdWanted(rec *records, number uint64) bool {
 	return false
 }
 
-// write makes the files of a cut from the state at its index.
-func (k *Keeper) write(ctx context.Context, c *machine.Checkpoint) error {
+// write makes the files of a cut from the state at its index, and from the captured
+// states that belong to it.
+func (k *Keeper) write(ctx context.Context, c *machine.Checkpoint, states []checkpoint.SectionFile) error {
 	start := time.Now()
 	snap, err := k.replica.snapshot(c.Index)
 	if err != nil {
@@ -158,7 +159,7 @@ func (k *Keeper) write(ctx context.Context, c *machine.Checkpoint) error {
 	if err != nil {
 		return err
 	}
-	m, err := k.writeSections(ctx, w, snap, config, c)
+	m, err := k.writeSections(ctx, w, snap, config, c, states)
 	if err != nil {
 		return errors.Join(err, w.Abort())
 	}
@@ -169,7 +170,7 @@ func (k *Keeper) write(ctx context.Context, c *machine.Checkpoint) error {
 	return nil
 }
 
-func (k *Keeper) writeSections(ctx context.Context, w *checkpoint.Writer, snap *Snapshot, config machine.Config, c *machine.Checkpoint) (checkpoint.Manifest, error) {
+func (k *Keeper) writeSections(ctx context.Context, w *checkpoint.Writer, snap *Snapshot, config machine.Config, c *machine.Checkpoint, states []checkpoint.SectionFile) (checkpoint.Manifest, error) {
 	for _, name := range machine.SectionNames(config, c.Request.Participants) {
 		section, err := w.Section(name)
 		if err != nil {
@@ -186,6 +187,11 @@ func (k *Keeper) writeSections(ctx context.Context, w *checkpoint.Writer, snap *
 		}
 		if _, err := section.Close(); err != nil {
 			return checkpoint.Manifest{}, fmt.Errorf("section %s: %w", name, err)
+		}
+	}
+	for _, f := range states {
+		if err := k.addState(w, f); err != nil {
+			return checkpoint.Manifest{}, err
 		}
 	}
 	return w.Finish()

@@ -65,7 +65,7 @@ func Due(s machine.Schedule, position uint64, p Policy, nowUnixNano int64) (wish
 		return wish, serves, true, 0
 	}
 	return command.CheckpointRequest{
-		Token:        fmt.Sprintf("schedule-%d-%d", s.CutNumber, s.NextNumber),
+		Token:        fmt.Sprintf("schedule-%d-%d", s.Cut.Number, s.NextNumber),
 		Trigger:      trigger,
 		TimeUnixNano: at,
 	}, nil, true, 0
@@ -93,8 +93,8 @@ func dueByRequest(s machine.Schedule, now int64) (command.Trigger, int64) {
 // Without anything its trigger is 0, and so is the time.
 func dueBySchedule(s machine.Schedule, position uint64, p Policy, now int64) (command.Trigger, int64) {
 	since := s.SinceUnixNano
-	if s.CutNumber != 0 {
-		since = s.CutUnixNano
+	if s.Cut.Number != 0 {
+		since = s.Cut.UnixNano
 	}
 	if since == 0 {
 		return 0, 0 // checkpoints are not possible yet
@@ -113,10 +113,10 @@ func dueBySchedule(s machine.Schedule, position uint64, p Policy, now int64) (co
 	if p.Interval > 0 {
 		found(command.TriggerInterval, since+int64(p.Interval))
 	}
-	if p.LogBytes > 0 && s.LogBytes >= s.CutLogBytes && s.LogBytes-s.CutLogBytes >= p.LogBytes {
+	if p.LogBytes > 0 && s.LogBytes >= s.Cut.LogBytes && s.LogBytes-s.Cut.LogBytes >= p.LogBytes {
 		found(command.TriggerLogBytes, now)
 	}
-	if p.LogEntries > 0 && position >= s.CutPosition && position-s.CutPosition >= p.LogEntries {
+	if p.LogEntries > 0 && position >= s.Cut.Position && position-s.Cut.Position >= p.LogEntries {
 		found(command.TriggerLogEntries, now)
 	}
 	return trigger, first

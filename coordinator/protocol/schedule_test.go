@@ -24,7 +24,7 @@ func cut(s *machine.Schedule, wish command.CheckpointRequest, now int64) {
 	s.AttemptUnixNano = now
 	s.Pending = slices.DeleteFunc(s.Pending, func(r command.CheckpointRequest) bool { return r.Token == wish.Token })
 	if len(wish.Participants) == 0 {
-		s.CutNumber, s.CutUnixNano, s.CutLogBytes = s.NextNumber-1, now, s.LogBytes
+		s.Cut.Number, s.Cut.UnixNano, s.Cut.LogBytes = s.NextNumber-1, now, s.LogBytes
 	}
 }
 
@@ -110,7 +110,8 @@ func TestIntervalBesideTimesOfDay(t *testing.T) {
 func TestDue(t *testing.T) {
 	const hour = int64(time.Hour)
 	now := instant("2027-03-28 10:00:00")
-	base := machine.Schedule{NextNumber: 5, SinceUnixNano: now - 100*day, CutNumber: 4, CutUnixNano: now - hour, AttemptUnixNano: now - hour, CutPosition: 100, CutLogBytes: 1000, LogBytes: 1500}
+	base := machine.Schedule{NextNumber: 5, SinceUnixNano: now - 100*day, AttemptUnixNano: now - hour, LogBytes: 1500,
+		Cut: machine.Cut{Number: 4, UnixNano: now - hour, Position: 100, LogBytes: 1000}}
 	policy := Policy{Interval: 2 * time.Hour, MinGap: 5 * time.Second}
 	ask := func(token string, of ...string) command.CheckpointRequest {
 		return command.CheckpointRequest{Token: token, Trigger: command.TriggerOperator, Participants: of, TimeUnixNano: now - 5}
@@ -122,16 +123,16 @@ func TestDue(t *testing.T) {
 	}{
 		{"nothing is configured", func(_ *machine.Schedule, p *Policy) { *p = Policy{} }, "later 0s"},
 		{"an interval is not over", func(*machine.Schedule, *Policy) {}, "later 1h0m0s"},
-		{"it is over", func(s *machine.Schedule, _ *Policy) { s.CutUnixNano -= hour }, "interval schedule-4-5 late 0s"},
-		{"days were missed: once", func(s *machine.Schedule, _ *Policy) { s.CutUnixNano -= 9 * day }, "interval schedule-4-5 late 215h0m0s"},
-		{"days of times of day were missed: the last", func(s *machine.Schedule, p *Policy) { s.CutUnixNano -= 9 * day; *p = Policy{At: []int{9 * 60, 3 * 60}} }, "at schedule-4-5 late 1h0m0s"},
+		{"it is over", func(s *machine.Schedule, _ *Policy) { s.Cut.UnixNano -= hour }, "interval schedule-4-5 late 0s"},
+		{"days were missed: once", func(s *machine.Schedule, _ *Policy) { s.Cut.UnixNano -= 9 * day }, "interval schedule-4-5 late 215h0m0s"},
+		{"days of times of day were missed: the last", func(s *machine.Schedule, p *Policy) { s.Cut.UnixNano -= 9 * day; *p = Policy{At: []int{9 * 60, 3 * 60}} }, "at schedule-4-5 late 1h0m0s"},
 		{"a time of day to come, tomorrow", func(_ *machine.Schedule, p *Policy) { *p = Policy{At: []int{9 * 60}} }, "later 23h0m0s"},
-		{"the first interval counts from the beginning", func(s *machine.Schedule, _ *Policy) { s.CutNumber, s.CutUnixNano, s.SinceUnixNano = 0, 0, now-hour/2 }, "later 1h30m0s"},
+		{"the first interval counts from the beginning", func(s *machine.Schedule, _ *Policy) { s.Cut.Number, s.Cut.UnixNano, s.SinceUnixNano = 0, 0, now-hour/2 }, "later 1h30m0s"},
 		{"not possible yet", func(s *machine.Schedule, _ *Policy) { *s = machine.Schedule{NextNumber: 1} }, "later 0s"},
 		{"the interval was shortened", func(_ *machine.Schedule, p *Policy) { p.Interval = time.Hour / 2 }, "interval schedule-4-5 late 30m0s"},
 		{"the interval was lengthened", func(_ *machine.Schedule, p *Policy) { p.Interval = 4 * time.Hour }, "later 3h0m0s"},
 		{"an attempt a second ago: the gap", func(s *machine.Schedule, _ *Policy) {
-			s.CutUnixNano -= 9 * day
+			s.Cut.UnixNano -= 9 * day
 			s.AttemptUnixNano = now - int64(time.Second)
 		}, "later 4s"},
 		{"the gap holds requests too", func(s *machine.Schedule, _ *Policy) { s.AttemptUnixNano = now; s.Pending = append(s.Pending, ask("a")) }, "later 5s"},
@@ -140,7 +141,7 @@ func TestDue(t *testing.T) {
 		{"entries", func(_ *machine.Schedule, p *Policy) { p.LogEntries = 50 }, "log_entries schedule-4-5 late 0s"},
 		{"not as many", func(_ *machine.Schedule, p *Policy) { p.LogEntries = 51 }, "later 1h0m0s"},
 		{"a request goes first and serves the others", func(s *machine.Schedule, _ *Policy) {
-			s.CutUnixNano -= hour
+			s.Cut.UnixNano -= hour
 			s.Pending = append(s.Pending, ask("a"), ask("b", "inv"), ask("c"))
 		}, "operator a late 5ns serves [b c]"},
 		{"of some participants it serves what it covers", func(s *machine.Schedule, _ *Policy) {
@@ -151,8 +152,8 @@ func TestDue(t *testing.T) {
 			r.TimeUnixNano = now + day
 			s.Pending = append(s.Pending, r)
 		}, "operator a late -24h0m0s"},
-		{"the clock is a little behind", func(s *machine.Schedule, _ *Policy) { s.CutUnixNano, s.AttemptUnixNano = now+20, now+20 }, "later 2h0m0s"},
-		{"a year behind", func(s *machine.Schedule, _ *Policy) { s.CutUnixNano, s.AttemptUnixNano = now+365*day, now+365*day }, "interval"},
+		{"the clock is a little behind", func(s *machine.Schedule, _ *Policy) { s.Cut.UnixNano, s.AttemptUnixNano = now+20, now+20 }, "later 2h0m0s"},
+		{"a year behind", func(s *machine.Schedule, _ *Policy) { s.Cut.UnixNano, s.AttemptUnixNano = now+365*day, now+365*day }, "interval"},
 	} {
 		s, p := base, policy
 		c.edit(&s, &p)
@@ -178,7 +179,7 @@ func TestDue(t *testing.T) {
 func TestClockPutBack(t *testing.T) {
 	start := instant("2027-06-01 00:00:00")
 	for _, back := range []time.Duration{time.Second, time.Minute, time.Hour, 400 * 24 * time.Hour} {
-		s := machine.Schedule{NextNumber: 2, SinceUnixNano: start, CutNumber: 1, CutUnixNano: start, AttemptUnixNano: start}
+		s := machine.Schedule{NextNumber: 2, SinceUnixNano: start, Cut: machine.Cut{Number: 1, UnixNano: start}, AttemptUnixNano: start}
 		from := start - int64(back)
 		taken := follow(t, &s, Policy{Interval: 2 * time.Hour, MinGap: 5 * time.Second}, from, from+day)
 		if len(taken) < 11 || len(taken) > 13 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -16,7 +17,17 @@ import (
 	"github.com/cohort-tx/cohort/participant"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain is also where an application of the mixed group begins.
+func TestMain(m *testing.M) {
+	if kind := os.Getenv(appEnv); kind != "" {
+		if err := runMixedApp(kind); err != nil {
+			fmt.Fprintln(os.Stderr, kind, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	// lease is limits.timeout of the group that is misused.

@@ -249,26 +249,22 @@ func imported(r *checkpoint.Reader, m checkpoint.Manifest) (coordinator.Imported
 			out.Participants = append(out.Participants, name)
 		}
 	}
-	meta, err := r.Section("meta")
+	meta, err := r.Meta()
 	if err != nil {
 		return out, err
 	}
-	defer meta.Close()
-	for {
-		key, value, err := meta.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return out, err
-		}
-		if string(key) == "config" {
-			config, err := machine.DecodeConfig(value)
-			if err != nil {
-				return out, err
-			}
-			out.Definition = config.Definition
-		}
+	config, err := machine.DecodeConfig(meta["config"])
+	if err != nil {
+		return out, err
+	}
+	out.Definition = config.Definition
+	missing, err := txlog.MissingParticipants(&m, meta)
+	if err != nil {
+		return out, err
+	}
+	if len(missing) > 0 {
+		return out, fmt.Errorf("it is a checkpoint of %s alone, and a group made of it would lack the data of %s; export one of all participants, which `cohort checkpoint create` takes without --participant",
+			strings.Join(out.Participants, ", "), strings.Join(missing, ", "))
 	}
 	if out.Definition == nil {
 		return out, errors.New("it holds no definition of a group")

@@ -11,6 +11,8 @@ import (
 	"github.com/cohort-tx/cohort/coordinator"
 	"github.com/cohort-tx/cohort/groups"
 	"github.com/cohort-tx/cohort/txlog"
+	"github.com/cohort-tx/cohort/txlog/command"
+	"github.com/cohort-tx/cohort/txlog/machine"
 )
 
 // checkpointsDir holds the groups' checkpoints: beside the replicas' files, since
@@ -26,8 +28,10 @@ type keepers struct {
 	logger  *zap.Logger
 }
 
-// start starts the keeper of a group's checkpoints here.
-func (k *keepers) start(record *groups.GroupRecord, replica *txlog.Replica) (*txlog.Keeper, error) {
+// start starts the keeper of a group's checkpoints here. What a restore has left of
+// captured states in the replica's directory becomes the keeper's.
+func (k *keepers) start(record *groups.GroupRecord, replica *txlog.Replica, replicaDir string) (*txlog.Keeper, error) {
+	adopt := txlog.StatesOf(replicaDir)
 	return txlog.StartKeeper(txlog.KeeperConfig{
 		Replica: replica,
 		Node:    k.node,
@@ -39,7 +43,15 @@ func (k *keepers) start(record *groups.GroupRecord, replica *txlog.Replica) (*tx
 		Fetch: func(ctx context.Context, number uint64) (io.ReadCloser, error) {
 			return k.service.FetchCopy(ctx, record.Name, number)
 		},
-		Logger: k.logger,
+		FetchState: func(ctx context.Context, state *machine.Capture, offset uint64) (io.ReadCloser, error) {
+			return k.service.FetchCaptured(ctx, record, state, offset)
+		},
+		ReportState: func(ctx context.Context, report command.ReportCapture) error {
+			return k.service.ReportCaptured(ctx, record.Name, &report)
+		},
+		MinFree: k.minFree,
+		Adopt:   adopt,
+		Logger:  k.logger,
 	})
 }
 

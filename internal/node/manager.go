@@ -153,7 +153,7 @@ func (m *manager) startGroup(ctx context.Context, state *groups.DirectoryState, 
 		hosted.lost = errors.Is(hosted.err, groups.ErrAmnesia)
 		return hosted
 	}
-	if hosted.keeper, hosted.err = m.keepers.start(record, hosted.replica); hosted.err != nil {
+	if hosted.keeper, hosted.err = m.keepers.start(record, hosted.replica, m.host.ReplicaDir(record.ShardID, member.ReplicaID)); hosted.err != nil {
 		hosted.err = errors.Join(hosted.err, m.host.StopReplica(record.ShardID))
 		hosted.replica = nil
 		return hosted

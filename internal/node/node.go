@@ -14,7 +14,6 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
-	pb "github.com/cohort-tx/cohort/api/cohort/v1"
 	"github.com/cohort-tx/cohort/configs"
 	"github.com/cohort-tx/cohort/coordinator"
 	"github.com/cohort-tx/cohort/groups"
@@ -181,7 +180,7 @@ func (n *Node) startServices(listener net.Listener) {
 	options := append(n.service.ServerOptions(), grpc.Creds(n.security.server), grpc.MaxConcurrentStreams(maxStreams))
 	n.grpc = grpc.NewServer(options...)
 	n.service.Register(n.grpc)
-	pb.RegisterParticipantsServer(n.grpc, n.agent)
+	n.service.RegisterParticipants(n.grpc, n.agent)
 	n.health = health.NewServer()
 	n.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	healthpb.RegisterHealthServer(n.grpc, n.health)

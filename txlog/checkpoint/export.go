@@ -158,6 +158,37 @@ func PeekExport(path string) (Manifest, error) {
 	return decodeManifest(path, data)
 }
 
+// PeekMeta reads the manifest of an export file and the section meta, which is its
+// first.
+func PeekMeta(path string) (m Manifest, records map[string][]byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return m, nil, err
+	}
+	defer f.Close()
+	dir, err := os.MkdirTemp("", "cohort-meta-")
+	if err != nil {
+		return m, nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	t := tar.NewReader(f)
+	data, err := manifestPart(t)
+	if err != nil {
+		return m, nil, err
+	}
+	if m, err = decodeManifest(path, data); err != nil {
+		return m, nil, err
+	}
+	if len(m.Sections) == 0 || m.Sections[0].Name != "meta" || m.Sections[0].FileBytes > maxMetaBytes {
+		return m, nil, &CorruptError{File: path, Section: "meta", Detail: "it is not the first section, or too large"}
+	}
+	if err := unpackSection(t, dir, m.Sections[0]); err != nil {
+		return m, nil, err
+	}
+	records, err = (&Reader{dir: dir, manifest: m}).Meta()
+	return m, records, err
+}
+
 // exportName stands for the file in errors; whoever reads it knows its path.
 const exportName = "export file"
 

@@ -2,7 +2,9 @@ package checkpoint
 
 import (
 	"errors"
+	"io"
 	"os"
+	"syscall"
 )
 
 // beforeStep runs before every operation below, and an error takes the place of
@@ -45,6 +47,39 @@ func rename(from, to string) error {
 		return err
 	}
 	return os.Rename(from, to)
+}
+
+// linkOrCopy gives the file from a second name; where the file system cannot, a
+// durable copy has it.
+func linkOrCopy(from, to string) error {
+	if err := beforeStep("link", to); err != nil {
+		return err
+	}
+	err := os.Link(from, to)
+	if err == nil || errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrExist) {
+		return err
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := createFile(to, os.O_EXCL)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, syncHandle(out), out.Close())
+}
+
+// shared tells whether a file has other names.
+func shared(path string) (bool, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return false, err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && stat.Nlink > 1, nil
 }
 
 func removeFile(path string) error {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -40,13 +41,20 @@ type docManifest struct {
 }
 
 type docSection struct {
-	Name       string `json:"name"`
-	File       string `json:"file"`
-	FileBytes  uint64 `json:"file_bytes"`
-	FileSHA256 string `json:"file_sha256"`
-	Keys       uint64 `json:"keys"`
-	Bytes      uint64 `json:"bytes"`
-	Digest     string `json:"digest"`
+	Name       string    `json:"name"`
+	File       string    `json:"file"`
+	FileBytes  uint64    `json:"file_bytes"`
+	FileSHA256 string    `json:"file_sha256"`
+	Keys       uint64    `json:"keys"`
+	Bytes      uint64    `json:"bytes"`
+	Digest     string    `json:"digest"`
+	State      *docState `json:"state,omitempty"`
+}
+
+type docState struct {
+	Position uint64 `json:"position"`
+	Bytes    uint64 `json:"bytes"`
+	SHA256   string `json:"sha256"`
 }
 
 func hexSum(b []byte) string {
@@ -68,14 +76,19 @@ func docReadManifest(data []byte) (m docManifest, err error) {
 	if err := decoder.Decode(&m); err != nil {
 		return m, err
 	}
-	if m.Format != 1 {
-		return m, fmt.Errorf("format %d", m.Format)
-	}
 	var all []byte
+	format := 1
 	for _, s := range m.Sections {
 		file := s.Name + ".zst"
 		if p, ok := strings.CutPrefix(s.Name, "participant/"); ok {
 			file = "p-" + p + ".zst"
+		}
+		p, state := strings.CutPrefix(s.Name, "state/")
+		if state {
+			file, format = "s-"+p+".zst", 2
+		}
+		if state != (s.State != nil) {
+			return m, fmt.Errorf("section %s: state", s.Name)
 		}
 		if s.File != file {
 			return m, fmt.Errorf("section %s has the file %s", s.Name, s.File)
@@ -89,6 +102,9 @@ func docReadManifest(data []byte) (m docManifest, err error) {
 		all = binary.BigEndian.AppendUint64(all, s.Keys)
 		all = binary.BigEndian.AppendUint64(all, s.Bytes)
 		all = append(all, digest...)
+	}
+	if m.Format != format {
+		return m, fmt.Errorf("format %d", m.Format)
 	}
 	if hexSum(all) != m.Digest {
 		return m, errors.New("manifest: digest")
@@ -139,6 +155,21 @@ func docReadSection(s docSection, file []byte) (records []docRecord, err error) 
 		return nil, fmt.Errorf("section %s: %d records, %d bytes", s.Name, len(records), size)
 	}
 	return records, nil
+}
+
+// docCaptured puts a captured state together again.
+func docCaptured(s docSection, records []docRecord) (state string, err error) {
+	for i, r := range records {
+		if r.key != string(binary.BigEndian.AppendUint64(nil, uint64(i))) || len(r.value) > 64<<10 || r.value == "" ||
+			len(r.value) < 64<<10 && i < len(records)-1 {
+			return "", fmt.Errorf("section %s: piece %d", s.Name, i)
+		}
+		state += r.value
+	}
+	if uint64(len(state)) != s.State.Bytes || hexSum([]byte(state)) != s.State.SHA256 {
+		return "", fmt.Errorf("section %s: the state", s.Name)
+	}
+	return state, nil
 }
 
 // docRead reads a checkpoint whose files are given by their names.
@@ -304,7 +335,7 @@ func example() map[string][]docRecord {
 	}
 }
 
-func writeCheckpoint(t testing.TB, sections []string, records map[string][]docRecord, m checkpoint.Manifest) (dir string) {
+func writeCheckpoint(t testing.TB, sections []string, records map[string][]docRecord, m checkpoint.Manifest, more ...func(*checkpoint.Writer)) (dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), checkpoint.DirName(m.Number))
 	w, err := checkpoint.Create(dir, m, checkpoint.Options{})
@@ -317,6 +348,9 @@ func writeCheckpoint(t testing.TB, sections []string, records map[string][]docRe
 		}
 		_, err = s.Close()
 		must(t, err)
+	}
+	for _, do := range more {
+		do(w)
 	}
 	_, err = w.Finish()
 	must(t, err)
@@ -378,6 +412,39 @@ func TestReadFromTheDocument(t *testing.T) {
 	}
 }
 
+// Would break: the same of participants' captured states.
+func TestReadStateFromTheDocument(t *testing.T) {
+	for _, size := range []int{0, 1, 64 << 10, 64<<10 + 1, 5 << 20} {
+		state := strings.Repeat("state and ", size/10+1)[:size]
+		path := filepath.Join(t.TempDir(), "state")
+		w, err := checkpoint.CreateState(path, "state/stock")
+		must(t, err)
+		_, err = w.Write([]byte(state))
+		must(t, err)
+		f, err := w.Finish(6)
+		must(t, errors.Join(err, w.Close()))
+		dir := writeCheckpoint(t, exampleSections, example(), checkpoint.Manifest{Group: "shop", Number: 7, Position: 9, Node: "node-a"}, func(w *checkpoint.Writer) {
+			must(t, w.AddState(path, f))
+		})
+		files := filesOf(t, dir)
+		m, records, err := docRead(files)
+		must(t, err)
+		last := m.Sections[len(m.Sections)-1]
+		got, err := docCaptured(last, records["state/stock"])
+		if err != nil || got != state || m.Format != 2 || last.State.Position != 6 {
+			t.Fatalf("%d bytes: %d were read, format %d, %v", size, len(got), m.Format, err)
+		}
+		r, err := checkpoint.Open(dir)
+		must(t, err)
+		var export bytes.Buffer
+		must(t, checkpoint.WriteExport(&export, r))
+		unpacked, err := docReadExport(export.Bytes())
+		if err != nil || fmt.Sprint(unpacked) != fmt.Sprint(files) {
+			t.Fatalf("%d bytes: the export file: %v", size, err)
+		}
+	}
+}
+
 // Would break: the document's example, by which others test what they write.
 func TestExampleInTheDocument(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/checkpoint-format.md")
@@ -401,7 +468,7 @@ func TestExampleInTheDocument(t *testing.T) {
 			t.Errorf("the document has no line %s", w)
 		}
 	}
-	for _, field := range append(jsonFields(t, docManifest{}), jsonFields(t, docSection{})...) {
+	for _, field := range slices.Concat(jsonFields(t, docManifest{}), jsonFields(t, docSection{State: &docState{}}), jsonFields(t, docState{})) {
 		if !strings.Contains(string(doc), "| `"+field+"` |") {
 			t.Errorf("the document does not explain the field %s", field)
 		}

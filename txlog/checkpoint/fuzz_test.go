@@ -20,7 +20,10 @@ func FuzzDecodeManifest(f *testing.F) {
 	body := data[:bytes.LastIndex(data, []byte(sumPrefix))]
 	f.Add(body)
 	f.Add(manifestJSON(f, func(m *Manifest) { m.Sections = nil }))
-	f.Add([]byte(`{"format":2}` + "\n"))
+	f.Add([]byte(`{"format":3}` + "\n"))
+	f.Add(manifestJSON(f, func(m *Manifest) {
+		m.Sections = []SectionFile{{Name: "state/stock", File: "s-stock.zst", Keys: 1, Bytes: 11, State: &State{Position: 1, Bytes: 3}}}
+	}))
 	f.Add([]byte("null"))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -129,6 +132,47 @@ func FuzzSectionReader(f *testing.F) {
 			}
 		case !errors.As(err, &corrupt) || corrupt.Section != "meta":
 			t.Fatalf("got %v", err)
+		}
+	})
+}
+
+// Would break: a file of a captured state from another node, or what a crash has
+// left of one, that makes a node panic, take memory without bound, or go on from
+// bytes that were never in it.
+func FuzzStateFile(f *testing.F) {
+	dir := f.TempDir()
+	whole, _ := stateFile(f, dir, stateOf(3*pieceBytes/2))
+	data, err := os.ReadFile(whole)
+	must(f, err)
+	f.Add(data, uint64(3*pieceBytes/2), uint64(pieceBytes+1))
+	f.Add(data[:len(data)-5], uint64(3*pieceBytes/2), uint64(0))
+	f.Add(append(bytes.Clone(data), data...), uint64(3*pieceBytes), uint64(5))
+	f.Add(compress(f, pieceHead(nil, 0, pieceBytes), 1), uint64(pieceBytes), uint64(0))
+	f.Add(wideWindow(), uint64(100), uint64(50))
+	f.Add([]byte{0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff}, uint64(1), uint64(0))
+	f.Fuzz(func(t *testing.T, data []byte, size, offset uint64) {
+		path := filepath.Join(t.TempDir(), "s")
+		must(t, os.WriteFile(path, data, 0o644))
+		size %= 16 << 20
+		if r, err := OpenState(path, "state/stock", size, offset); err == nil {
+			n, err := io.Copy(io.Discard, r)
+			if uint64(n) > size-offset || err == nil && uint64(n) != size-offset {
+				t.Fatalf("%d bytes of %d from %d, %v", n, size, offset, err)
+			}
+			must(t, r.Close())
+		}
+		w, err := ResumeState(path, "state/stock")
+		must(t, err)
+		if w.Taken()%pieceBytes != 0 || w.Durable() != w.Taken() {
+			t.Fatalf("it goes on at byte %d", w.Taken())
+		}
+		_, err = w.Write([]byte("end"))
+		must(t, err)
+		made, err := w.Finish(1)
+		must(t, errors.Join(err, w.Close()))
+		got, err := InspectState(t.Context(), path, made.Section(), *made.State)
+		if err != nil || got.FileSHA256 != made.FileSHA256 || got.FileBytes != made.FileBytes {
+			t.Fatalf("what was gone on with reads as %+v, %v; want %+v", got, err, made)
 		}
 	})
 }

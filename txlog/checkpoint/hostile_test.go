@@ -55,7 +55,7 @@ func forge(t testing.TB, f forged) (dir string) {
 	dir = filepath.Join(t.TempDir(), "cp")
 	must(t, os.Mkdir(dir, 0o755))
 	m := smallManifest()
-	m.Format = Format
+	m.Format = formatPlain
 	m.Sections = []SectionFile{{
 		Name: "meta", File: "meta.zst", FileBytes: uint64(len(f.compressed)), FileSHA256: sha256.Sum256(f.compressed),
 		Keys: f.keys, Bytes: f.bytes,
@@ -135,8 +135,10 @@ func signed(body string) []byte {
 func manifestJSON(t testing.TB, change func(*Manifest)) []byte {
 	t.Helper()
 	m := smallManifest()
-	m.Format = Format
 	change(&m)
+	if m.Format == 0 {
+		m.Format = m.format()
+	}
 	m.Digest = command.CheckpointDigest(m.Summary())
 	data, err := m.encode()
 	must(t, err)
@@ -148,6 +150,9 @@ func manifestJSON(t testing.TB, change func(*Manifest)) []byte {
 func TestHostileManifests(t *testing.T) {
 	section := func(name, file string) func(*Manifest) {
 		return func(m *Manifest) { m.Sections = append(m.Sections, SectionFile{Name: name, File: file}) }
+	}
+	stated := func(name, file string, state State) func(*Manifest) {
+		return func(m *Manifest) { m.Sections = append(m.Sections, SectionFile{Name: name, File: file, State: &state}) }
 	}
 	for what, data := range map[string][]byte{
 		"nothing":           nil,
@@ -169,7 +174,15 @@ func TestHostileManifests(t *testing.T) {
 				section(fmt.Sprintf("participant/p%d", i), fmt.Sprintf("p-p%d.zst", i))(m)
 			}
 		}),
-		"too large": append(bytes.Repeat([]byte(" "), maxManifestBytes), manifestJSON(t, func(*Manifest) {})...),
+		"a state that is not described":     manifestJSON(t, section("state/stock", "s-stock.zst")),
+		"a description of no state":         manifestJSON(t, stated("meta", "meta.zst", State{})),
+		"a state in a plain format":         manifestJSON(t, func(m *Manifest) { stated("state/stock", "s-stock.zst", State{})(m); m.Format = formatPlain }),
+		"no state in the format for states": manifestJSON(t, func(m *Manifest) { m.Format = Format }),
+		"a state from the future":           manifestJSON(t, stated("state/stock", "s-stock.zst", State{Position: smallManifest().Position + 1})),
+		"a state larger than its section":   manifestJSON(t, stated("state/stock", "s-stock.zst", State{Bytes: 1})),
+		"a state larger than any":           manifestJSON(t, stated("state/stock", "s-stock.zst", State{Bytes: MaxStateBytes + 1})),
+		"a state of another's file":         manifestJSON(t, stated("state/stock", "p-stock.zst", State{})),
+		"too large":                         append(bytes.Repeat([]byte(" "), maxManifestBytes), manifestJSON(t, func(*Manifest) {})...),
 	} {
 		dir := filepath.Join(t.TempDir(), "cp")
 		must(t, os.Mkdir(dir, 0o755))
@@ -184,12 +197,12 @@ func TestHostileManifests(t *testing.T) {
 func TestNewerFormatIsLeftAlone(t *testing.T) {
 	dir, _ := smallCheckpoint(t)
 	path := filepath.Join(dir, manifestFile)
-	must(t, os.WriteFile(path, signed(`{"format":2,"something":"new"}`+"\n"), 0o644))
+	must(t, os.WriteFile(path, signed(`{"format":3,"something":"new"}`+"\n"), 0o644))
 	before := files(t, dir)
 	wantVersion := func(what string, err error) {
 		t.Helper()
 		var version *VersionError
-		if !errors.As(err, &version) || version.Found != 2 || version.Supported != Format {
+		if !errors.As(err, &version) || version.Found != 3 || version.Supported != Format {
 			t.Fatalf("%s: got %v, want a *VersionError", what, err)
 		}
 	}

@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	// Format is the newest one that this package writes and reads.
-	Format = 1
+	// Format is the newest one that this package writes and reads: that of
+	// checkpoints with captured states. Those without have formatPlain, so that
+	// older releases read them.
+	Format      = 2
+	formatPlain = 1
 
 	manifestFile = "manifest.json"
 	sumPrefix    = "sha256:"
@@ -73,13 +76,37 @@ type SectionFile struct {
 	Keys   uint64 `json:"keys"`
 	Bytes  uint64 `json:"bytes"`
 	Digest Digest `json:"digest"`
+	// State is set for a participant's captured state, and only then.
+	State *State `json:"state,omitempty"`
 }
+
+// State describes the captured state in a section.
+type State struct {
+	// Position that it is as of: the checkpoint's, or an earlier one.
+	Position uint64 `json:"position"`
+	// Bytes of the state itself, and their SHA-256.
+	Bytes  uint64 `json:"bytes"`
+	SHA256 Digest `json:"sha256"`
+}
+
+// Section is what is reported of the section.
+func (f *SectionFile) Section() command.Section {
+	return command.Section{Name: f.Name, Keys: f.Keys, Bytes: f.Bytes, Digest: f.Digest}
+}
+
+// StateOf is the participant whose captured state the section holds.
+func (f *SectionFile) StateOf() (participant string, ok bool) {
+	return strings.CutPrefix(f.Name, command.SectionState)
+}
+
+// StateSection names the section of a participant's captured state.
+func StateSection(participant string) string { return command.SectionState + participant }
 
 // Summary is what is reported of the sections.
 func (m *Manifest) Summary() []command.Section {
 	out := make([]command.Section, len(m.Sections))
 	for i, s := range m.Sections {
-		out[i] = command.Section{Name: s.Name, Keys: s.Keys, Bytes: s.Bytes, Digest: s.Digest}
+		out[i] = s.Section()
 	}
 	return out
 }
@@ -137,7 +164,7 @@ func decodeManifest(path string, data []byte) (Manifest, error) {
 }
 
 func (m *Manifest) check() error {
-	if m.Format != Format || m.Number == 0 || command.CheckName(m.Group) != nil {
+	if m.Format != m.format() || m.Number == 0 || command.CheckName(m.Group) != nil {
 		return errors.New("format, number or group make no sense")
 	}
 	if len(m.Sections) > command.MaxSections {
@@ -153,9 +180,46 @@ func (m *Manifest) check() error {
 			return fmt.Errorf("section %s is listed twice, or with a file that is not its own", s.Name)
 		}
 		seen[s.Name] = true
+		if err := m.checkState(&s); err != nil {
+			return fmt.Errorf("section %s: %w", s.Name, err)
+		}
 	}
 	if command.CheckpointDigest(m.Summary()) != m.Digest {
 		return errors.New("its digest is not that of its sections")
+	}
+	return nil
+}
+
+// format is the one that the manifest must have.
+func (m *Manifest) format() int {
+	for i := range m.Sections {
+		if _, ok := m.Sections[i].StateOf(); ok {
+			return Format
+		}
+	}
+	return formatPlain
+}
+
+func (m *Manifest) checkState(s *SectionFile) error {
+	if _, ok := s.StateOf(); ok != (s.State != nil) {
+		return errors.New("what is said of a captured state is missing, or where none is")
+	}
+	if s.State == nil {
+		return nil
+	}
+	if s.State.Position > m.Position {
+		return fmt.Errorf("its state is as of position %d, after the checkpoint's, %d", s.State.Position, m.Position)
+	}
+	return s.State.check(s.Keys, s.Bytes)
+}
+
+// check holds the size of a state against its section's.
+func (s *State) check(keys, bytes uint64) error {
+	if s.Bytes > MaxStateBytes {
+		return fmt.Errorf("its state has %d bytes; at most %d", s.Bytes, uint64(MaxStateBytes))
+	}
+	if keys != pieces(s.Bytes) || bytes != s.Bytes+keys*pieceKeyBytes {
+		return fmt.Errorf("a state of %d bytes is not %d records of %d bytes", s.Bytes, keys, bytes)
 	}
 	return nil
 }
@@ -166,12 +230,16 @@ func fileOf(section string) (string, error) {
 	case "meta", "outcomes":
 		return section + ".zst", nil
 	}
-	name, ok := strings.CutPrefix(section, sectionParticipant)
-	if !ok || command.CheckName(name) != nil {
-		return "", fmt.Errorf("checkpoint: %.100q is no section", section)
+	for prefix, file := range map[string]string{sectionParticipant: "p-", command.SectionState: stateFilePrefix} {
+		if name, ok := strings.CutPrefix(section, prefix); ok && command.CheckName(name) == nil {
+			return file + name + ".zst", nil
+		}
 	}
-	return "p-" + name + ".zst", nil
+	return "", fmt.Errorf("checkpoint: %.100q is no section", section)
 }
+
+// stateFilePrefix begins the names of files that several checkpoints may share.
+const stateFilePrefix = "s-"
 
 func readManifest(dir string) (Manifest, error) {
 	path := filepath.Join(dir, manifestFile)

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -45,6 +46,9 @@ func Open(dir string) (*Reader, error) {
 // Manifest of the checkpoint.
 func (r *Reader) Manifest() Manifest { return r.manifest }
 
+// Path is where the file of a section is.
+func (r *Reader) Path(f *SectionFile) string { return filepath.Join(r.dir, f.File) }
+
 // SectionReader reads a section's records in order.
 type SectionReader struct {
 	file    *os.File
@@ -60,6 +64,10 @@ type SectionReader struct {
 	key     []byte
 	last    []byte // the key before
 	value   []byte
+	// state is nil but in a section of captured state.
+	state *stateCheck
+	// inspect takes the file's size and sum as they are.
+	inspect bool
 }
 
 // Section opens a section.
@@ -68,13 +76,18 @@ func (r *Reader) Section(name string) (*SectionReader, error) {
 	if i < 0 {
 		return nil, fmt.Errorf("checkpoint: there is no section %q", name)
 	}
-	want := r.manifest.Sections[i]
-	path := filepath.Join(r.dir, want.File)
+	return openSection(filepath.Join(r.dir, r.manifest.Sections[i].File), r.manifest.Sections[i])
+}
+
+func openSection(path string, want SectionFile) (*SectionReader, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, &CorruptError{File: path, Section: name, Detail: err.Error()}
+		return nil, &CorruptError{File: path, Section: want.Name, Detail: err.Error()}
 	}
-	s := &SectionReader{file: f, path: path, want: want, sum: sha256.New(), digest: command.NewSectionHash(name), left: want.Bytes}
+	s := &SectionReader{file: f, path: path, want: want, sum: sha256.New(), digest: command.NewSectionHash(want.Name), left: want.Bytes}
+	if want.State != nil {
+		s.state = newStateCheck(want.State.Bytes)
+	}
 	s.raw = io.TeeReader(f, s.sum)
 	s.decoder, err = zstd.NewReader(s.raw, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8*windowBytes), zstd.WithDecoderLowmem(true))
 	if err != nil {
@@ -117,6 +130,11 @@ func (s *SectionReader) Next() (key, value []byte, err error) {
 	if s.value, err = s.fill(s.value, int(m)); err != nil {
 		return nil, nil, s.corrupt("record %d: %v", s.keys+1, err)
 	}
+	if s.state != nil {
+		if err := s.state.add(s.key, s.value); err != nil {
+			return nil, nil, s.corrupt("record %d: %v", s.keys+1, err)
+		}
+	}
 	s.digest.Add(s.key, s.value)
 	s.keys++
 	return s.key, s.value, nil
@@ -150,6 +168,9 @@ func (s *SectionReader) end() error {
 		return s.corrupt("%v", err)
 	}
 	got := s.digest.Section()
+	if s.inspect {
+		s.want.FileBytes, s.want.FileSHA256 = uint64(info.Size()), Digest(s.sum.Sum(nil))
+	}
 	switch {
 	case uint64(info.Size()) != s.want.FileBytes:
 		return s.corrupt("it has %d bytes, not %d", info.Size(), s.want.FileBytes)
@@ -157,6 +178,8 @@ func (s *SectionReader) end() error {
 		return s.corrupt("its SHA-256 is not that of the manifest")
 	case got.Bytes != s.want.Bytes || got.Digest != s.want.Digest:
 		return s.corrupt("its records are not those of the manifest")
+	case s.state != nil && s.state.digest() != s.want.State.SHA256:
+		return s.corrupt("the state's SHA-256 is not that of the manifest")
 	}
 	return io.EOF
 }
@@ -165,6 +188,33 @@ func (s *SectionReader) end() error {
 func (s *SectionReader) Close() error {
 	s.decoder.Close()
 	return s.file.Close()
+}
+
+// maxMetaBytes bounds the section meta where it is held in memory: a definition
+// and a record for each participant take far less.
+const maxMetaBytes = 64 << 20
+
+// Meta reads the records of the section meta.
+func (r *Reader) Meta() (map[string][]byte, error) {
+	s, err := r.Section("meta")
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	if s.want.Bytes > maxMetaBytes {
+		return nil, s.corrupt("it has %d bytes; at most %d", s.want.Bytes, maxMetaBytes)
+	}
+	records := make(map[string][]byte)
+	for {
+		key, value, err := s.Next()
+		if errors.Is(err, io.EOF) {
+			return records, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		records[string(key)] = bytes.Clone(value)
+	}
 }
 
 // Verify reads everything. progress, if not nil, is told of the compressed bytes
@@ -194,21 +244,27 @@ func (r *Reader) verifySection(ctx context.Context, section SectionFile, progres
 	if err != nil {
 		return err
 	}
-	defer s.Close()
-	for {
-		_, _, err := s.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if s.keys%1024 == 0 && ctx.Err() != nil {
-			return ctx.Err()
-		}
+	if err := errors.Join(s.readThrough(ctx), s.Close()); err != nil {
+		return err
 	}
 	if progress != nil {
 		progress(int64(section.FileBytes))
 	}
 	return ctx.Err()
+}
+
+// readThrough reads all records.
+func (s *SectionReader) readThrough(ctx context.Context) error {
+	for {
+		_, _, err := s.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if (s.keys%1024 == 0 || s.state != nil) && ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
 }

@@ -74,7 +74,11 @@ func discard(path string) error {
 			if !e.Type().IsRegular() {
 				continue
 			}
-			if err := Erase(filepath.Join(path, e.Name())); err != nil {
+			remove := Erase
+			if strings.HasPrefix(e.Name(), stateFilePrefix) {
+				remove = EraseLast
+			}
+			if err := remove(filepath.Join(path, e.Name())); err != nil {
 				return err
 			}
 		}
@@ -102,6 +106,19 @@ func Erase(path string) error {
 		return err
 	}
 	return removeFile(path)
+}
+
+// EraseLast is Erase for a file that may have other names, under which it is
+// needed: it is overwritten when its last name goes.
+func EraseLast(path string) error {
+	others, err := shared(path)
+	if err != nil {
+		return err
+	}
+	if others {
+		return removeFile(path)
+	}
+	return Erase(path)
 }
 
 func overwrite(f *os.File, size int64) error {

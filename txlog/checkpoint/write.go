@@ -59,7 +59,7 @@ func Create(dir string, m Manifest, o Options) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.Format, m.Sections = Format, nil
+	m.Sections = nil
 	return &Writer{dir: dir, manifest: m, options: o, encoder: encoder}, nil
 }
 
@@ -157,8 +157,27 @@ func (s *SectionWriter) Close() (command.Section, error) {
 	return section, nil
 }
 
+// AddState adds a captured state whose file is at path, whole and durable: the
+// two share it where the file system can. What f says is not checked again.
+func (w *Writer) AddState(path string, f SectionFile) error {
+	if w.open != nil {
+		panic("checkpoint: invariant: one section is written at a time")
+	}
+	file, err := fileOf(f.Name)
+	if err != nil {
+		return err
+	}
+	if err := linkOrCopy(path, filepath.Join(w.dir+tmpSuffix, file)); err != nil {
+		return fmt.Errorf("checkpoint: section %s: %w", f.Name, err)
+	}
+	f.File = file
+	w.manifest.Sections = append(w.manifest.Sections, f)
+	return nil
+}
+
 // Finish gives the checkpoint its name.
 func (w *Writer) Finish() (Manifest, error) {
+	w.manifest.Format = w.manifest.format()
 	w.manifest.Digest = command.CheckpointDigest(w.manifest.Summary())
 	if err := w.manifest.check(); err != nil {
 		return Manifest{}, fmt.Errorf("checkpoint: %w", err)

@@ -15,17 +15,23 @@ const (
 	KindBegin             Kind = 16
 )
 
+// KindReportCapture is of feature level 3, which also brings Activate.OwnState and
+// Checkpoint.Captures.
+const KindReportCapture Kind = 17
+
 // MaxFeatureLevel is the newest level of commands and records that this release
-// knows; level 1 is what every release knows.
-const MaxFeatureLevel = 2
+// knows; level 1 is what every release knows, 2 brings checkpoints, 3 the
+// captured state of participants that keep state of their own.
+const MaxFeatureLevel = 3
 
 // Bounds of checkpoint commands.
 const (
 	// MaxCopies bounds the replicas whose copies of a checkpoint are recorded: the
 	// largest number of members a group has.
 	MaxCopies = 15
-	// MaxSections: one per participant and the two that every checkpoint has.
-	MaxSections = MaxParticipants + 2
+	// MaxSections: store data and captured state of every participant, and the two
+	// that every checkpoint has.
+	MaxSections = 2*MaxParticipants + 2
 	// MaxRequests bounds the requests for a checkpoint that wait; one more is taken
 	// as served by the checkpoint that they are waiting for.
 	MaxRequests = 16
@@ -118,6 +124,10 @@ type Checkpoint struct {
 	// until an Unseal. SealToken names the restore that it is for.
 	Seal      bool
 	SealToken string
+	// Captures are the participants with state of their own, in order of their
+	// names, whose instances are asked to capture it at the cut. From feature level 3
+	// on.
+	Captures []string
 }
 
 // AbandonCheckpoint records that an attempt to take a checkpoint gave up, and
@@ -175,13 +185,18 @@ func (s CopyState) String() string {
 
 // Section summarises one section of a checkpoint.
 type Section struct {
-	// Name is "meta", "outcomes", or a participant's with "participant/" before it.
+	// Name is "meta", "outcomes", or a participant's with "participant/" before it,
+	// for its store data, or SectionState, for its captured state.
 	Name string
 	Keys uint64
 	// Bytes of keys and values, uncompressed.
 	Bytes  uint64
 	Digest [32]byte
 }
+
+// SectionState stands before a participant's name in that of the section that
+// holds its captured state.
+const SectionState = "state/"
 
 // ReportCopy records what a replica says of its copy of a checkpoint.
 type ReportCopy struct {
@@ -199,6 +214,26 @@ type ReportCopy struct {
 	WriteNanos uint64
 	// Detail of a failure.
 	Detail string
+}
+
+// ReportCapture records what became of the state that a participant was asked to
+// capture for a checkpoint. Its epoch and position must be those that the record
+// of the checkpoint has for it.
+type ReportCapture struct {
+	Number      uint64
+	Participant string
+	// Epoch of the activation that captured, and Position of the cut.
+	Epoch    uint64
+	Position uint64
+	// Node that has stored the state.
+	Node string
+	// Section, named SectionState and the participant, is the state in records.
+	Section Section
+	// Bytes and SHA256 of the state itself, as the instance wrote it.
+	Bytes  uint64
+	SHA256 [32]byte
+	// Failure says why there is no captured state; Node to SHA256 are zero then.
+	Failure string
 }
 
 // Retain drops checkpoints and the log before LogFrom. Refused when that would
@@ -231,6 +266,7 @@ func (*Checkpoint) kind() Kind        { return KindCheckpoint }
 func (*AbandonCheckpoint) kind() Kind { return KindAbandonCheckpoint }
 func (*NotePause) kind() Kind         { return KindNotePause }
 func (*ReportCopy) kind() Kind        { return KindReportCopy }
+func (*ReportCapture) kind() Kind     { return KindReportCapture }
 func (*Retain) kind() Kind            { return KindRetain }
 func (*Unseal) kind() Kind            { return KindUnseal }
 func (*Begin) kind() Kind             { return KindBegin }

@@ -76,6 +76,9 @@ func appendCommand(dst []byte, c Command) []byte {
 		dst = wire.AppendString(dst, c.Node)
 		dst = wire.AppendString(dst, c.Instance)
 		dst = binary.AppendUvarint(dst, c.Expect)
+		if c.OwnState {
+			dst = append(dst, hasOwnState)
+		}
 	case *Configure:
 		dst = appendConfigure(dst, c)
 	case *MoveHorizon:
@@ -115,6 +118,11 @@ func appendDecide(dst []byte, d *Decide) []byte {
 	}
 	return dst
 }
+
+// hasOwnState ends an Activate with OwnState. Fields of later feature levels come
+// at the end of a command, and only when they are set, so that commands of a level
+// are the same bytes in every release.
+const hasOwnState = 1
 
 // Which bounds of an add follow.
 const (
@@ -237,7 +245,7 @@ func (d *Decoder) command(r *wire.Reader, kind Kind) Command {
 	case KindSettle:
 		return &Settle{ID: r.String(), Begun: r.Uvarint(), Reason: Reason(r.Byte()), Detail: r.String()}
 	case KindActivate:
-		return &Activate{Participant: r.String(), Node: r.String(), Instance: r.String(), Expect: r.Uvarint()}
+		return activate(r)
 	case KindConfigure:
 		return configure(r)
 	case KindMoveHorizon:
@@ -334,6 +342,17 @@ func (d *Decoder) op(r *wire.Reader) Op {
 func (d *Decoder) bound(r *wire.Reader) *int64 {
 	d.bounds = append(d.bounds, r.Varint())
 	return &d.bounds[len(d.bounds)-1]
+}
+
+func activate(r *wire.Reader) *Activate {
+	c := &Activate{Participant: r.String(), Node: r.String(), Instance: r.String(), Expect: r.Uvarint()}
+	if r.Rest() > 0 {
+		if r.Byte() != hasOwnState {
+			r.Fail("an activation has an unknown flag")
+		}
+		c.OwnState = true
+	}
+	return c
 }
 
 func configure(r *wire.Reader) *Configure {

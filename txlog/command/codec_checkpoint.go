@@ -52,13 +52,24 @@ func ReadCheckpointRequest(r *wire.Reader) CheckpointRequest {
 func AppendSections(dst []byte, sections []Section) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(sections)))
 	for i := range sections {
-		s := &sections[i]
-		dst = wire.AppendString(dst, s.Name)
-		dst = binary.AppendUvarint(dst, s.Keys)
-		dst = binary.AppendUvarint(dst, s.Bytes)
-		dst = append(dst, s.Digest[:]...)
+		dst = AppendSection(dst, &sections[i])
 	}
 	return dst
+}
+
+// AppendSection appends the encoding of one section; ReadSection reads it.
+func AppendSection(dst []byte, s *Section) []byte {
+	dst = wire.AppendString(dst, s.Name)
+	dst = binary.AppendUvarint(dst, s.Keys)
+	dst = binary.AppendUvarint(dst, s.Bytes)
+	return append(dst, s.Digest[:]...)
+}
+
+// ReadSection reads what AppendSection wrote.
+func ReadSection(r *wire.Reader) Section {
+	s := Section{Name: r.String(), Keys: r.Uvarint(), Bytes: r.Uvarint()}
+	copy(s.Digest[:], r.Fixed(len(s.Digest)))
+	return s
 }
 
 // ReadSections reads what AppendSections wrote.
@@ -69,16 +80,12 @@ func ReadSections(r *wire.Reader) []Section {
 	}
 	sections := make([]Section, n)
 	for i := range sections {
-		s := &sections[i]
-		s.Name = r.String()
-		s.Keys = r.Uvarint()
-		s.Bytes = r.Uvarint()
-		copy(s.Digest[:], r.Fixed(len(s.Digest)))
+		sections[i] = ReadSection(r)
 	}
 	return sections
 }
 
-// appendCheckpointCommand appends a command of feature level 2.
+// appendCheckpointCommand appends a command of feature level 2 or 3.
 func appendCheckpointCommand(dst []byte, c Command) []byte {
 	switch c := c.(type) {
 	case *FeatureLevel:
@@ -92,7 +99,11 @@ func appendCheckpointCommand(dst []byte, c Command) []byte {
 		dst = appendStrings(dst, c.Members)
 		dst = binary.AppendUvarint(dst, c.MinCopies)
 		dst = wire.AppendBool(dst, c.Seal)
-		return wire.AppendString(dst, c.SealToken)
+		dst = wire.AppendString(dst, c.SealToken)
+		if len(c.Captures) > 0 {
+			dst = appendStrings(dst, c.Captures)
+		}
+		return dst
 	case *AbandonCheckpoint:
 		dst = AppendCheckpointRequest(dst, &c.CheckpointRequest)
 		dst = appendStrings(dst, c.Serves)
@@ -113,6 +124,16 @@ func appendCheckpointCommand(dst []byte, c Command) []byte {
 		dst = binary.AppendUvarint(dst, c.Bytes)
 		dst = binary.AppendUvarint(dst, c.WriteNanos)
 		return wire.AppendString(dst, c.Detail)
+	case *ReportCapture:
+		dst = binary.AppendUvarint(dst, c.Number)
+		dst = wire.AppendString(dst, c.Participant)
+		dst = binary.AppendUvarint(dst, c.Epoch)
+		dst = binary.AppendUvarint(dst, c.Position)
+		dst = wire.AppendString(dst, c.Node)
+		dst = AppendSection(dst, &c.Section)
+		dst = binary.AppendUvarint(dst, c.Bytes)
+		dst = append(dst, c.SHA256[:]...)
+		return wire.AppendString(dst, c.Failure)
 	case *Retain:
 		dst = binary.AppendUvarint(dst, uint64(len(c.Drop)))
 		for _, n := range c.Drop {
@@ -132,7 +153,8 @@ func appendCheckpointCommand(dst []byte, c Command) []byte {
 	return dst
 }
 
-// checkpointCommand reads a command of feature level 2, nil if the kind is none.
+// checkpointCommand reads a command of feature level 2 or 3, nil if the kind is
+// none.
 func checkpointCommand(r *wire.Reader, kind Kind) Command {
 	switch kind {
 	case KindFeatureLevel:
@@ -140,15 +162,7 @@ func checkpointCommand(r *wire.Reader, kind Kind) Command {
 	case KindRequestCheckpoint:
 		return &RequestCheckpoint{ReadCheckpointRequest(r)}
 	case KindCheckpoint:
-		return &Checkpoint{
-			CheckpointRequest: ReadCheckpointRequest(r),
-			Serves:            readStrings(r),
-			WaitNanos:         r.Uvarint(),
-			Members:           readStrings(r),
-			MinCopies:         r.Uvarint(),
-			Seal:              r.Bool(),
-			SealToken:         r.String(),
-		}
+		return checkpoint(r)
 	case KindAbandonCheckpoint:
 		return &AbandonCheckpoint{
 			CheckpointRequest: ReadCheckpointRequest(r),
@@ -162,6 +176,19 @@ func checkpointCommand(r *wire.Reader, kind Kind) Command {
 		return &NotePause{Number: r.Uvarint(), PauseNanos: r.Uvarint()}
 	case KindReportCopy:
 		return reportCopy(r)
+	case KindReportCapture:
+		c := &ReportCapture{
+			Number:      r.Uvarint(),
+			Participant: r.String(),
+			Epoch:       r.Uvarint(),
+			Position:    r.Uvarint(),
+			Node:        r.String(),
+			Section:     ReadSection(r),
+			Bytes:       r.Uvarint(),
+		}
+		copy(c.SHA256[:], r.Fixed(len(c.SHA256)))
+		c.Failure = r.String()
+		return c
 	case KindRetain:
 		c := &Retain{}
 		if n := r.Count(1); n > 0 {
@@ -186,6 +213,24 @@ func checkpointCommand(r *wire.Reader, kind Kind) Command {
 		return c
 	}
 	return nil
+}
+
+func checkpoint(r *wire.Reader) *Checkpoint {
+	c := &Checkpoint{
+		CheckpointRequest: ReadCheckpointRequest(r),
+		Serves:            readStrings(r),
+		WaitNanos:         r.Uvarint(),
+		Members:           readStrings(r),
+		MinCopies:         r.Uvarint(),
+		Seal:              r.Bool(),
+		SealToken:         r.String(),
+	}
+	if r.Rest() > 0 {
+		if c.Captures = readStrings(r); len(c.Captures) == 0 {
+			r.Fail("a list of captures is empty")
+		}
+	}
+	return c
 }
 
 func reportCopy(r *wire.Reader) *ReportCopy {

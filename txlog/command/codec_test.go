@@ -83,6 +83,28 @@ func everyCheckpointCommand() *command.Batch {
 	}
 }
 
+// everyOwnStateCommand holds each command that feature level 3 brings or adds to,
+// with each field set.
+func everyOwnStateCommand() *command.Batch {
+	return &command.Batch{
+		Epoch: 9,
+		Commands: []command.Command{
+			&command.FeatureLevel{Level: 3},
+			&command.Activate{Participant: "a", Node: "n2", Instance: "i", Expect: 5, OwnState: true},
+			&command.Checkpoint{
+				CheckpointRequest: command.CheckpointRequest{Token: "t1", Trigger: command.TriggerInterval},
+				Members:           []string{"n1"}, MinCopies: 1, Captures: []string{"a", "b"},
+			},
+			&command.ReportCapture{
+				Number: 5, Participant: "a", Epoch: 6, Position: 300, Node: "n1",
+				Section: command.Section{Name: "state/a", Keys: 2, Bytes: 65552, Digest: [32]byte{7, 31: 8}},
+				Bytes:   65536, SHA256: [32]byte{9, 31: 10},
+			},
+			&command.ReportCapture{Number: 5, Participant: "b", Epoch: 1, Position: 300, Failure: "it is at 301"},
+		},
+	}
+}
+
 // numberedResults need version 2.
 func numberedResults() []command.Result {
 	return append(someResults(), command.Result{Status: command.StatusDone, Number: 3})
@@ -118,7 +140,7 @@ func someEntry() command.Entry {
 
 // What is encoded comes back as it was; a field forgotten on either side shows.
 func TestRoundTrip(t *testing.T) {
-	for _, b := range []*command.Batch{everything(), everyCheckpointCommand()} {
+	for _, b := range []*command.Batch{everything(), everyCheckpointCommand(), everyOwnStateCommand()} {
 		data := command.AppendBatch([]byte("before"), b)[len("before"):]
 		got, err := command.DecodeBatch(data)
 		if err != nil || !reflect.DeepEqual(got, b) {
@@ -153,6 +175,7 @@ func TestMalformed(t *testing.T) {
 	}{
 		"batch":               {command.AppendBatch(nil, everything()), batch},
 		"checkpoint commands": {command.AppendBatch(nil, everyCheckpointCommand()), batch},
+		"own-state commands":  {command.AppendBatch(nil, everyOwnStateCommand()), batch},
 		"results":             {command.AppendResults(nil, someResults()), results},
 		"numbered results":    {command.AppendResults(nil, numberedResults()), results},
 		"entry":               {command.AppendEntry(nil, &entry), entries},
@@ -185,6 +208,39 @@ func TestMalformed(t *testing.T) {
 	longVarint := []byte{'b', 1, 0x80, 0x00, 0, 0}
 	if _, err := command.DecodeBatch(longVarint); !errors.Is(err, command.ErrMalformed) {
 		t.Errorf("a number longer than needed: %v", err)
+	}
+}
+
+// What a later feature level adds to a command is there only when it is set: one
+// encoding of each command, and older ones as they were.
+func TestAddedFields(t *testing.T) {
+	for name, c := range map[string]struct {
+		with, without command.Command
+		empty         []byte
+	}{
+		"activate": {
+			&command.Activate{Participant: "a", Node: "n", Instance: "i", OwnState: true},
+			&command.Activate{Participant: "a", Node: "n", Instance: "i"},
+			[]byte{0},
+		},
+		"checkpoint": {
+			&command.Checkpoint{Members: []string{"n1"}, Captures: []string{"a"}},
+			&command.Checkpoint{Members: []string{"n1"}},
+			[]byte{0},
+		},
+	} {
+		with := command.AppendBatch(nil, &command.Batch{Commands: []command.Command{c.with}})
+		without := command.AppendBatch(nil, &command.Batch{Commands: []command.Command{c.without}})
+		const length, content = 6, 10 // where the command's length and content begin
+		if !bytes.HasPrefix(with[content:], without[content:]) || len(with) == len(without) {
+			t.Errorf("%s: what is added does not come at the end:\n%x\n%x", name, with, without)
+		}
+		// The same with an empty addition is no encoding of anything.
+		longer := append(bytes.Clone(without), c.empty...)
+		longer[length] += byte(len(c.empty))
+		if _, err := command.DecodeBatch(longer); !errors.Is(err, command.ErrMalformed) {
+			t.Errorf("%s with an empty addition: %v", name, err)
+		}
 	}
 }
 

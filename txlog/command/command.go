@@ -110,6 +110,9 @@ type Activate struct {
 	Node        string
 	Instance    string
 	Expect      uint64
+	// OwnState says that the instance keeps state of its own. From feature level 3
+	// on.
+	OwnState bool
 }
 
 // Configure sets the group's definition at its entry. Participants not listed

@@ -3,6 +3,7 @@ package command_test
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/cohort-tx/cohort/txlog/command"
@@ -14,7 +15,7 @@ import (
 func FuzzBatch(f *testing.F) {
 	f.Add(command.AppendBatch(nil, everything()))
 	f.Add(command.AppendBatch(nil, &command.Batch{}))
-	for _, c := range append(everything().Commands, everyCheckpointCommand().Commands...) {
+	for _, c := range slices.Concat(everything().Commands, everyCheckpointCommand().Commands, everyOwnStateCommand().Commands) {
 		f.Add(command.AppendBatch(nil, &command.Batch{Epoch: 1, Commands: []command.Command{c}}))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -20,6 +20,7 @@ func TestGolden(t *testing.T) {
 	for name, data := range map[string][]byte{
 		"batch-1":             command.AppendBatch(nil, everything()),
 		"batch-1-checkpoints": command.AppendBatch(nil, everyCheckpointCommand()),
+		"batch-1-own-state":   command.AppendBatch(nil, everyOwnStateCommand()),
 		"results-1":           command.AppendResults(nil, someResults()),
 		"results-2":           command.AppendResults(nil, numberedResults()),
 		"entry-1":             command.AppendEntry(nil, &entry),

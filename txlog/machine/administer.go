@@ -14,34 +14,37 @@ const maxDropped = 1024
 
 // activate makes an instance the active one. Whoever expects another epoch than
 // the current one is late.
-func (e *entryRun) activate(c *command.Activate) command.Result {
+func (e *entryRun) activate(c *command.Activate) (command.Result, error) {
 	if e.m.meta.ConfigVersion == 0 {
-		return refused(command.ReasonUnconfigured, "the group has no definition yet")
+		return refused(command.ReasonUnconfigured, "the group has no definition yet"), nil
 	}
 	if r, sealed := e.sealed(); sealed {
-		return r
+		return r, nil
 	}
 	if c.Instance != "" {
 		if err := command.CheckID(c.Instance); err != nil {
-			return refused(command.ReasonMalformed, "the instance: %v", err)
+			return refused(command.ReasonMalformed, "the instance: %v", err), nil
 		}
+	}
+	if c.OwnState && c.Instance == "" {
+		return refused(command.ReasonMalformed, "no instance keeps no state"), nil
 	}
 	if c.Instance != "" || c.Node != "" {
 		if err := command.CheckName(c.Node); err != nil {
-			return refused(command.ReasonMalformed, "the instance's node: %v", err)
+			return refused(command.ReasonMalformed, "the instance's node: %v", err), nil
 		}
 	}
 	p := e.m.participants[c.Participant]
 	if p == nil {
-		return refused(command.ReasonUnknownParticipant, "the group has no such participant")
+		return refused(command.ReasonUnknownParticipant, "the group has no such participant"), nil
 	}
 	if c.Expect != p.activation.Epoch {
 		r := refused(command.ReasonStaleVersion, "the activation epoch is %d, not %d", p.activation.Epoch, c.Expect)
 		r.Participant, r.Epoch = p.Name, p.activation.Epoch
-		return r
+		return r, nil
 	}
 	if r, ok := e.reserveSize(CommandSize(c)); !ok {
-		return r
+		return r, nil
 	}
 	e.setActivation(p, Activation{
 		Participant: p.Name,
@@ -49,7 +52,11 @@ func (e *entryRun) activate(c *command.Activate) command.Result {
 		Instance:    strings.Clone(c.Instance),
 		Epoch:       p.activation.Epoch + 1,
 	})
-	return command.Result{Status: command.StatusDone, Participant: p.Name, Epoch: p.activation.Epoch}
+	done := command.Result{Status: command.StatusDone, Participant: p.Name, Epoch: p.activation.Epoch}
+	if !c.OwnState {
+		return done, nil
+	}
+	return done, e.ownStateActivated(p.Name)
 }
 
 func (e *entryRun) setActivation(p *participant, a Activation) {
@@ -72,6 +79,7 @@ func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 	}
 	drop := m.dropped(c.Participants)
 	var hold []uint32 // the dropped ids that have data
+	var owned []string
 	// The next log entry names them; one name is enough for several lives of it.
 	names := slices.Clone(m.schedule.Dropped)
 	for _, p := range drop {
@@ -79,7 +87,11 @@ func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 		if err != nil {
 			return command.Result{}, err
 		}
-		if !has {
+		_, own, err := ReadOwnState(e.st, p.Name)
+		if err != nil {
+			return command.Result{}, err
+		}
+		if !has && !own {
 			continue
 		}
 		if !c.Prune {
@@ -87,7 +99,12 @@ func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 			r.Participant = p.Name
 			return r, nil
 		}
-		hold = append(hold, p.ID)
+		if has {
+			hold = append(hold, p.ID)
+		}
+		if own {
+			owned = append(owned, p.Name)
+		}
 		if m.meta.FeatureLevel >= 2 && !slices.Contains(names, p.Name) {
 			names = append(names, p.Name)
 		}
@@ -98,8 +115,13 @@ func (e *entryRun) configure(c *command.Configure) (command.Result, error) {
 	if len(m.config.Dropped)+len(hold) > maxDropped {
 		return refused(command.ReasonOverloaded, "%d dropped participants wait to be purged", len(m.config.Dropped)), nil
 	}
-	if r, ok := e.reserveSize(CommandSize(c)); !ok {
+	// What is counted for a dropped participant's activation has room for the bytes of
+	// two deletions.
+	if r, ok := e.reserveSize(CommandSize(c).Add(Size{Keys: uint64(len(owned))})); !ok {
 		return r, nil
+	}
+	for _, name := range owned {
+		e.st.Delete(appendOwnStateKey(nil, name))
 	}
 	if c.Version == 1 {
 		m.meta.Incarnation = c.Incarnation

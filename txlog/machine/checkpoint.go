@@ -15,7 +15,8 @@ const (
 	CheckpointWriting CheckpointState = 1
 	// CheckpointComplete: enough replicas hold equal copies.
 	CheckpointComplete CheckpointState = 2
-	// CheckpointAbandoned: there was no cut.
+	// CheckpointAbandoned: there was no cut, or one without the state of a
+	// participant that keeps its own.
 	CheckpointAbandoned CheckpointState = 3
 	// CheckpointFailed: there was a cut, and a newer one was completed before it.
 	CheckpointFailed CheckpointState = 4
@@ -62,6 +63,25 @@ type Checkpoint struct {
 	Detail      string
 	Transaction string
 	Participant string
+
+	// What follows is from feature level 3 on.
+
+	// Captures are of the participants with state of their own that the checkpoint
+	// is of, in order of their names.
+	Captures []Capture
+	// LogFrom is the first position of the log that it takes to bring to the cut what
+	// was not captured at it; 0 when all was.
+	LogFrom uint64
+	// Before is the cut before one of all participants with captures.
+	Before Cut
+}
+
+// Cut is where a checkpoint of all participants was cut.
+type Cut struct {
+	Number   uint64
+	UnixNano int64 // by the proposer's clock
+	Position uint64
+	LogBytes uint64
 }
 
 // Copy is one replica's copy of a checkpoint, as last reported.
@@ -92,12 +112,9 @@ type Schedule struct {
 	// SinceUnixNano is when checkpoints became possible: what is due by time counts
 	// from there until there is a first one.
 	SinceUnixNano int64
-	// CutNumber, CutUnixNano, CutPosition and CutLogBytes are of the last cut of all
-	// participants, zero before the first.
-	CutNumber   uint64
-	CutUnixNano int64
-	CutPosition uint64
-	CutLogBytes uint64
+	// Cut is the last one of all participants, zero before the first. Those whose
+	// checkpoint was abandoned do not count.
+	Cut Cut
 	// AttemptUnixNano is the time of the last attempt, whatever came of it.
 	AttemptUnixNano int64
 	// Pending are the requests without an attempt yet, oldest first.

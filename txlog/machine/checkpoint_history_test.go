@@ -2,6 +2,7 @@ package machine_test
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -14,8 +15,8 @@ import (
 
 // TestCheckpointHistories: over random checkpoint commands a replica that
 // restarts at each entry answers as one that does not, an entry writes no more
-// than is counted, nothing commits under a seal, what is complete has its
-// copies, and what a restore needs stays.
+// than is counted, nothing commits under a seal, what is complete has its copies
+// and every participant's own state, and what a restore needs stays.
 func TestCheckpointHistories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := func(label string, most int) int { return rapid.IntRange(0, most).Draw(t, label) }
@@ -36,6 +37,10 @@ func TestCheckpointHistories(t *testing.T) {
 				counted = counted.Add(machine.CommandSize(c))
 				if _, report := c.(*command.ReportCopy); report {
 					counted = counted.Add(machine.Size{Bytes: 1 << 20, Keys: 100}) // for older ones
+				}
+				switch c.(type) {
+				case *command.Checkpoint, *command.NotePause, *command.ReportCapture:
+					counted = counted.Add(machine.Size{Bytes: 2 * 512, Keys: 17}) // captures, and what is pruned
 				}
 			}
 			if keys, size := u.Writes(); !(machine.Size{Bytes: uint64(size + 32*keys), Keys: uint64(keys)}).Within(counted) {
@@ -67,10 +72,36 @@ func TestCheckpointHistories(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			own, err := machine.ReadOwnStates(s.Latest())
+			if err != nil {
+				t.Fatal(err)
+			}
 			whole, need := false, ^uint64(0)
 			for _, c := range all {
+				for i := range c.Captures {
+					p := &c.Captures[i]
+					if c.State == machine.CheckpointComplete && !p.Exists() || p.State == machine.CaptureFailed && c.State != machine.CheckpointAbandoned {
+						t.Fatalf("entry %d: checkpoint %d is %v with %+v", index, c.Number, c.State, p)
+					}
+					if p.State != machine.CaptureInherited && (p.Position != c.Position || p.Checkpoint != c.Number) {
+						t.Fatalf("entry %d: a state of another cut: %+v", index, c)
+					}
+				}
 				if c.State != machine.CheckpointComplete {
 					continue
+				}
+				for i := range own {
+					o := &own[i]
+					at := slices.IndexFunc(c.Captures, func(p machine.Capture) bool { return p.Participant == o.Participant })
+					switch {
+					case !c.Whole():
+					case at >= 0 && c.Captures[at].State == machine.CaptureStored && o.Last.Position < c.Position:
+						t.Fatalf("entry %d: the last state of %s is older than checkpoint %d", index, o.Participant, c.Number)
+					case at >= 0:
+						need = min(need, c.Captures[at].Position+1)
+					case o.Base < c.Position:
+						need = min(need, o.Base+1)
+					}
 				}
 				for _, p := range c.Copies {
 					if p.State == command.CopyWritten && p.Digest != c.Digest {
@@ -85,8 +116,14 @@ func TestCheckpointHistories(t *testing.T) {
 				t.Fatalf("entry %d: nothing to restore from: log from %d, needed from %d", index, sched.LogFrom, need)
 			}
 			hadWhole = hadWhole || whole
+			for i := range own {
+				if hadWhole && sched.LogFrom > own[i].From()+1 {
+					t.Fatalf("entry %d: log from %d, and %+v", index, sched.LogFrom, own[i])
+				}
+			}
 		}
-		apply(&command.RaiseEpoch{Node: "n1"}, &command.FeatureLevel{Level: 2},
+		epochs := map[string]uint64{}
+		apply(&command.RaiseEpoch{Node: "n1"}, &command.FeatureLevel{Level: 3},
 			&command.Configure{Version: 1, Incarnation: 1, Participants: []string{"a", "b"}})
 		request := func() command.CheckpointRequest {
 			q := command.CheckpointRequest{Token: fmt.Sprint("t", n("token", 20)), Trigger: command.TriggerInterval}
@@ -99,7 +136,7 @@ func TestCheckpointHistories(t *testing.T) {
 			decide := &command.Decide{Attempt: command.Attempt{ID: fmt.Sprint("o", i), Begun: s.Index()},
 				Ops: []command.Op{{Kind: command.OpPut, Participant: "a", Key: "k"}}}
 			number := uint64(n("number", int(numbers)))
-			switch n("kind", 11) {
+			switch n("kind", 15) {
 			case 0, 1:
 				apply(decide)
 			case 2:
@@ -109,6 +146,13 @@ func TestCheckpointHistories(t *testing.T) {
 				if n("seal", 5) == 0 && len(c.Participants) == 0 {
 					c.Seal, c.SealToken = true, "r"
 				}
+				if own, _ := machine.ReadOwnStates(s.Latest()); c.Participants == nil {
+					for i := range own {
+						if n("asked", 2) > 0 {
+							c.Captures = append(c.Captures, own[i].Participant)
+						}
+					}
+				}
 				apply(c)
 			case 5:
 				apply(&command.AbandonCheckpoint{CheckpointRequest: request(), Detail: "x"}, decide)
@@ -116,6 +160,24 @@ func TestCheckpointHistories(t *testing.T) {
 				c := &command.ReportCopy{Number: number, Node: nodes[n("node", 3)], State: command.CopyState(n("state", 4)), Rebuilt: n("rebuilt", 1) == 0}
 				c.Digest[0] = byte(n("digest", 3) / 3)
 				apply(c)
+			case 12:
+				p := string("ab"[n("participant", 1)])
+				apply(&command.Activate{Participant: p, Node: "n1", Instance: "i", Expect: epochs[p], OwnState: n("own", 3) > 0})
+				a, _, _ := machine.ReadActivation(s.Latest(), p)
+				epochs[p] = a.Epoch
+			case 13, 14, 15:
+				record, _, _ := machine.ReadCheckpoint(s.Latest(), number)
+				for i := range record.Captures {
+					p := &record.Captures[i]
+					c := &command.ReportCapture{Number: number, Participant: p.Participant, Epoch: p.Epoch, Position: p.Position}
+					if n("stored", 3) > 0 {
+						c.Node, c.Section.Name = "n1", "state/"+p.Participant
+					} else {
+						c.Failure = "x"
+					}
+					c.Epoch += uint64(n("stale", 9) / 9)
+					apply(c, decide)
+				}
 			case 10:
 				apply(&command.Retain{Drop: []uint64{number}, LogFrom: uint64(n("from", 10))})
 			case 11:
@@ -145,10 +207,28 @@ func TestCheckpointBounds(t *testing.T) {
 		record.Members = append(record.Members, longest(command.MaxNameBytes))
 		record.Copies = append(record.Copies, machine.Copy{Node: longest(command.MaxNameBytes), Detail: longest(command.MaxDetailBytes), Bytes: 1 << 63, WriteNanos: 1 << 63, Rebuilt: 1 << 63})
 	}
-	for range command.MaxSections {
+	for range command.MaxParticipants + 2 {
 		record.Sections = append(record.Sections, command.Section{Name: longest(12 + command.MaxNameBytes), Keys: 1 << 63, Bytes: 1 << 63})
 	}
-	if n := uint64(len(machine.AppendCheckpoint(nil, &record))) + 200; n > machine.CommandSize(&command.NotePause{}).Bytes {
-		t.Errorf("the largest record has %d bytes, counted are %d", n, machine.CommandSize(&command.NotePause{}).Bytes)
+	most := machine.CommandSize(&command.NotePause{}).Bytes
+	if n := uint64(len(machine.AppendCheckpoint(nil, &record))) + 200; n > most {
+		t.Errorf("the largest record has %d bytes, counted are %d", n, most)
+	}
+	// With a state of its own of every participant, one of which has a detail.
+	for range command.MaxParticipants {
+		record.Captures = append(record.Captures, machine.Capture{
+			Participant: longest(command.MaxNameBytes), State: machine.CaptureStored, Checkpoint: 1 << 63, Epoch: 1 << 63, Position: 1 << 63,
+			Section: command.Section{Keys: 1 << 63, Bytes: 1 << 63}, Bytes: 1 << 63, Node: longest(command.MaxNameBytes),
+		})
+		record.Sections = append(record.Sections, command.Section{Name: longest(6 + command.MaxNameBytes), Keys: 1 << 63, Bytes: 1 << 63})
+	}
+	record.Captures[0].Detail, record.Detail = longest(command.MaxDetailBytes), longest(command.MaxDetailBytes)
+	record.LogFrom, record.Before = 1<<63, machine.Cut{Number: 1 << 63, UnixNano: 1 << 62, Position: 1 << 63, LogBytes: 1 << 63}
+	most += command.MaxParticipants * 512
+	if n := uint64(len(machine.AppendCheckpoint(nil, &record))) + 200; n > most {
+		t.Errorf("the largest record with captures has %d bytes, counted are %d", n, most)
+	}
+	if c, err := machine.DecodeCheckpoint(machine.AppendCheckpoint(nil, &record)); err != nil || !reflect.DeepEqual(c.Before, record.Before) || c.LogFrom != record.LogFrom || len(c.Captures) != len(record.Captures) {
+		t.Errorf("the record does not come back: %v", err)
 	}
 }

@@ -19,9 +19,6 @@ func checkReport(c *command.ReportCopy) error {
 	if c.State < command.CopyWritten || c.State > command.CopyLost {
 		return fmt.Errorf("a copy that is %v is not reported", c.State)
 	}
-	if len(c.Sections) > command.MaxSections {
-		return fmt.Errorf("%d sections are more than a checkpoint has, %d", len(c.Sections), command.MaxSections)
-	}
 	for i := range c.Sections {
 		if n := len(c.Sections[i].Name); n > maxSectionName {
 			return fmt.Errorf("the name of section %d has %d bytes: at most %d", i+1, n, maxSectionName)
@@ -46,6 +43,19 @@ func (e *entryRun) reportCopy(c *command.ReportCopy) (command.Result, error) {
 	if record.State == CheckpointAbandoned {
 		return refused(command.ReasonMalformed, "checkpoint %d was abandoned: there is nothing to copy", c.Number), nil
 	}
+	if most := command.MaxParticipants + 2 + len(record.Captures); len(c.Sections) > most {
+		return refused(command.ReasonMalformed, "%d sections are more than the checkpoint has, %d", len(c.Sections), most), nil
+	}
+	if c.State == command.CopyWritten {
+		if name, ok := undecided(&record); ok {
+			return refused(command.ReasonNeeded, "the captured state of participant %s is not stored yet", name), nil
+		}
+		if len(c.Sections) > 0 {
+			if err := checkStates(&record, c.Sections); err != nil {
+				return refused(command.ReasonMalformed, "%v", err), nil
+			}
+		}
+	}
 	p := copyOf(&record, c.Node)
 	if p == nil {
 		return refused(command.ReasonOverloaded, "%d copies of checkpoint %d are recorded already", len(record.Copies), c.Number), nil
@@ -53,7 +63,7 @@ func (e *entryRun) reportCopy(c *command.ReportCopy) (command.Result, error) {
 	if p.State == command.CopyDifferent && !c.Rebuilt {
 		return refused(command.ReasonConflict, "the copy of %s is different: its replica must be rebuilt", c.Node), nil
 	}
-	if r, ok := e.reserveSize(CommandSize(c)); !ok {
+	if r, ok := e.reserveSize(recordSize(&record)); !ok {
 		return r, nil
 	}
 	if p.State == command.CopyDifferent {
@@ -70,6 +80,9 @@ func (e *entryRun) reportCopy(c *command.ReportCopy) (command.Result, error) {
 		record.Sections = cloneSections(c.Sections)
 		record.CompletedUnixNano = e.now
 		if r, ok, err := e.failOlder(record.Number); !ok || err != nil {
+			return r, err
+		}
+		if r, ok, err := e.keepCaptures(&record); !ok || err != nil {
 			return r, err
 		}
 	}
@@ -133,7 +146,7 @@ func (e *entryRun) failOlder(number uint64) (command.Result, bool, error) {
 	size := Size{}
 	for i := range all {
 		if all[i].Number < number && all[i].State == CheckpointWriting {
-			size = size.Add(Size{Bytes: checkpointBytes, Keys: 1})
+			size = size.Add(recordSize(&all[i]))
 		}
 	}
 	if r, ok := e.reserveSize(size); !ok {
@@ -154,35 +167,38 @@ func (e *entryRun) retain(c *command.Retain) (command.Result, error) {
 	if err != nil {
 		return command.Result{}, err
 	}
+	own, err := ReadOwnStates(e.st)
+	if err != nil {
+		return command.Result{}, err
+	}
 	var drop []uint64
-	var newest, oldest *Checkpoint // complete and whole; oldest of those that stay
+	var kept []Checkpoint
+	var newest *Checkpoint // complete and whole
 	for i := range all {
 		r := &all[i]
-		dropped := slices.Contains(c.Drop, r.Number)
-		if dropped {
-			if r.State == CheckpointWriting {
-				return refused(command.ReasonNeeded, "checkpoint %d is being written", r.Number), nil
-			}
-			drop = append(drop, r.Number)
+		if r.State == CheckpointComplete && r.Whole() {
+			newest = r
 		}
-		if r.State != CheckpointComplete || !r.Whole() {
+		if !slices.Contains(c.Drop, r.Number) {
+			kept = append(kept, *r)
 			continue
 		}
-		newest = r
-		if !dropped && (oldest == nil || r.Position < oldest.Position) {
-			oldest = r
+		if r.State == CheckpointWriting {
+			return refused(command.ReasonNeeded, "checkpoint %d is being written", r.Number), nil
 		}
+		drop = append(drop, r.Number)
 	}
 	if newest != nil && slices.Contains(c.Drop, newest.Number) {
 		return refused(command.ReasonNeeded, "checkpoint %d is the newest complete one of all participants", newest.Number), nil
 	}
 	s := &e.m.schedule
 	if c.LogFrom > s.LogFrom {
-		if oldest == nil {
+		need, found := LogNeed(kept, own)
+		if !found {
 			return refused(command.ReasonNeeded, "there is no complete checkpoint of all participants: all log is needed"), nil
 		}
-		if c.LogFrom > oldest.Position+1 {
-			return refused(command.ReasonNeeded, "checkpoint %d needs the log from %d on", oldest.Number, oldest.Position+1), nil
+		if c.LogFrom > need.From {
+			return refused(command.ReasonNeeded, "%v", need), nil
 		}
 	}
 	if r, ok := e.reserveSize(Size{Bytes: uint64(len(drop)) * dropSize.Bytes, Keys: uint64(len(drop)) * dropSize.Keys}); !ok {
@@ -218,7 +234,7 @@ func (e *entryRun) begin(c *command.Begin) (command.Result, error) {
 	var carried []Checkpoint
 	for i, data := range c.Carried {
 		r, err := DecodeCheckpoint(data)
-		if err == nil && (len(data) > checkpointBytes-dropSize64 || r.Number == 0 || r.Number == 1<<64-1) {
+		if err == nil && (uint64(len(data)) > recordSize(&r).Bytes-dropSize64 || r.Number == 0 || r.Number == 1<<64-1) {
 			err = errWrongKey
 		}
 		if err != nil {

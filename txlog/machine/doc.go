@@ -50,9 +50,28 @@
 //	0x08 number:8                   checkpoint   from feature level 2 on
 //	0x09                            schedule     once per entry that commits, likewise
 //	0x0a                            origin       only after a restore
+//	0x0b participant                own state    from feature level 3 on
 //
 // An id that is decided again (a later attempt after an abort) stays listed at
 // its older index; forgetting looks at the outcome's own index and passes over it.
+//
+// # State of participants' own
+//
+// From feature level 3 on a participant whose instance keeps state of its own has a
+// record: Base, the position of its first such activation, and Last, the state
+// captured for the newest complete checkpoint that has any. A Checkpoint names the
+// participants that are asked to capture; of the others it has the last state and
+// needs the log from there:
+//
+//	asked      wanted ─ReportCapture─▶ captured
+//	              └────── with Failure ──▶ failed: the checkpoint is abandoned, and its
+//	                                       cut does not count for what is due
+//	not asked  inherited, if there is a last one; LogFrom is where the log must begin
+//
+// No written copy counts while a state is wanted, and one whose sections are not
+// what was captured never does. What is complete makes what it captured the
+// participants' last. LogNeed says what log all this needs; Retain goes by it. Such a
+// record is data: Configure drops a participant that has one with Prune alone.
 //
 // # Failures
 //

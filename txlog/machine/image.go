@@ -26,6 +26,9 @@ type ImageSpec struct {
 	SourceCheckpoint  uint64
 	Token             string
 	TimeUnixNano      int64
+	// Captures are those of the checkpoint that it is made from: the states that
+	// participants keep by themselves are brought back from them.
+	Captures []Capture
 }
 
 // ImageWriter is the state that an image is written to, empty at first. What was
@@ -51,6 +54,8 @@ type Image struct {
 	dropped []uint32
 	floor   uint64
 	nextID  uint32
+	// own are the participants with state of their own.
+	own map[string]*OwnState
 	// outcomes and lastDecided are the new meta's.
 	outcomes, lastDecided uint64
 }
@@ -65,10 +70,18 @@ type ImageResult struct {
 
 // NewImage begins an image.
 func NewImage(w ImageWriter, spec ImageSpec) *Image {
-	im := &Image{w: w, spec: spec, ids: make(map[string]uint32), nextID: 1}
+	im := &Image{w: w, spec: spec, ids: make(map[string]uint32), nextID: 1, own: make(map[string]*OwnState)}
 	im.machine.meta.Incarnation = spec.SourceIncarnation
 	for _, p := range spec.Participants {
 		im.id(p)
+	}
+	for _, c := range spec.Captures {
+		if !c.Exists() {
+			continue
+		}
+		c.State, c.Checkpoint, c.Node = CaptureStored, 0, ""
+		im.id(c.Participant)
+		im.own[c.Participant] = &OwnState{Participant: c.Participant, Base: c.Position, Last: c}
 	}
 	return im
 }
@@ -130,10 +143,27 @@ func (im *Image) loadMeta(name string, value []byte) (err error) {
 		if a, err = decodeActivation(appendActivationKey(nil, strings.TrimPrefix(name, metaActivation)), value); err == nil {
 			im.floor = max(im.floor, a.Epoch)
 		}
+	case strings.HasPrefix(name, metaOwnState):
+		var s OwnState
+		if s, err = decodeOwnState(appendOwnStateKey(nil, strings.TrimPrefix(name, metaOwnState)), value); err == nil {
+			im.loadOwnState(&s)
+		}
 	default:
 		err = fmt.Errorf("the section meta has no record %q", name)
 	}
 	return err
+}
+
+// loadOwnState takes the record as of the cut, whose last capture is older than the
+// checkpoint's own.
+func (im *Image) loadOwnState(s *OwnState) {
+	if known := im.own[s.Participant]; known != nil {
+		known.Base = s.Base
+		return
+	}
+	im.id(s.Participant)
+	// Its files are not here: it begins with what it had at its base.
+	im.own[s.Participant] = &OwnState{Participant: s.Participant, Base: s.Base}
 }
 
 // Loaded is the position that the image stands at.
@@ -208,6 +238,10 @@ func (im *Image) Replay(entry command.Entry, encodedLen int) error {
 			im.w.Delete(key)
 		case command.OpLog:
 			im.floor = max(im.floor, c.AppliedEpoch)
+			if im.own[c.Participant] == nil {
+				// Activated since the checkpoint: this is the first change of its state.
+				im.own[c.Participant] = &OwnState{Participant: c.Participant, Base: entry.Position - 1}
+			}
 		}
 	}
 	err := im.record(&Outcome{
@@ -235,6 +269,7 @@ func (im *Image) hasData(id uint32) (has bool, err error) {
 // drop gives a participant another id: the data under the old one, of any
 // amount, is left to Purge.
 func (im *Image) drop(name string) error {
+	delete(im.own, name)
 	id, ok := im.ids[name]
 	if !ok {
 		return nil
@@ -269,8 +304,13 @@ func (im *Image) Finish() (ImageResult, error) {
 		if err != nil {
 			return ImageResult{}, err
 		}
-		if has {
+		if has || im.own[name] != nil {
 			errs = append(errs, fmt.Errorf("participant %s has data and the definition does not list it", name))
+		}
+	}
+	for i := range spec.Captures {
+		if c := &spec.Captures[i]; c.Position > im.Loaded() {
+			errs = append(errs, fmt.Errorf("the captured state of participant %s is of position %d, after that of the image, %d", c.Participant, c.Position, im.Loaded()))
 		}
 	}
 	if len(errs) > 0 {
@@ -291,6 +331,14 @@ func (im *Image) Finish() (ImageResult, error) {
 		TimeUnixNano:  max(meta.TimeUnixNano, spec.TimeUnixNano),
 		ConfigVersion: max(meta.ConfigVersion, 1),
 		FeatureLevel:  max(meta.FeatureLevel, 2),
+	}
+	if len(im.own) > 0 {
+		meta.FeatureLevel = max(meta.FeatureLevel, 3)
+	}
+	for _, name := range im.names {
+		if s := im.own[name]; s != nil {
+			im.w.Set(appendOwnStateKey(nil, name), appendOwnState(nil, s))
+		}
 	}
 	cfg := im.config(meta)
 	im.w.Set(configKey, appendConfig(nil, &cfg))

@@ -249,3 +249,117 @@ func TestImageRefusals(t *testing.T) {
 		t.Errorf("data of b is lost: %v", err)
 	}
 }
+
+// TestImageOwnStates: a restored group brings states of its participants' own back
+// from the checkpoint's captures and follows the log from there; what was not
+// captured, from where the participant began.
+func TestImageOwnStates(t *testing.T) {
+	l := &life{t: t, store: memstate.New(), machine: machine.New(), last: map[uint64]uint64{}}
+	change := func(id string, participants ...string) {
+		d := &command.Decide{Attempt: command.Attempt{ID: id, Begun: l.store.Index()}}
+		for _, p := range participants {
+			d.Ops = append(d.Ops, command.Op{Kind: command.OpLog, Participant: p, Value: []byte(id)})
+		}
+		l.apply(d)
+	}
+	l.apply(&command.RaiseEpoch{Node: "n1"}, &command.FeatureLevel{Level: 3},
+		&command.Configure{Version: 1, Incarnation: 1, Participants: []string{"a", "b", "c", "d"}},
+		&command.Activate{Participant: "a", Node: "n1", Instance: "i", OwnState: true})
+	change("o1", "a")
+	l.apply(&command.Activate{Participant: "b", Node: "n1", Instance: "i", OwnState: true},
+		&command.Activate{Participant: "c", Node: "n1", Instance: "i", OwnState: true})
+	change("o2", "a", "b", "c")
+	l.apply(&command.Checkpoint{
+		CheckpointRequest: command.CheckpointRequest{Token: "t", Trigger: command.TriggerOperator}, Members: []string{"n1"}, Captures: []string{"a"},
+	})
+	l.apply(&command.ReportCapture{Number: 1, Participant: "a", Epoch: 1, Position: 2, Node: "n1", Section: command.Section{Name: "state/a", Bytes: 9}, SHA256: [32]byte{1}})
+	record, _, err := machine.ReadCheckpoint(l.store.Latest(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.cut, _, _ = machine.ReadCheckpoint(l.store.Latest(), 1); l.cut.LogFrom != 2 {
+		t.Fatalf("b and c need the log from their base on: %+v", l.cut)
+	}
+	l.apply(&command.Activate{Participant: "d", Node: "n1", Instance: "i", OwnState: true})
+	change("o3", "a", "d")
+	// c goes with its state; what comes back under the name begins anew.
+	l.apply(&command.Configure{Version: 2, Participants: []string{"a", "b", "d"}, Prune: true}, &command.Configure{Version: 3, Participants: []string{"a", "b", "c", "d"}})
+	change("o4", "c")
+	image := func(from *machine.Checkpoint, position uint64) (string, error) {
+		u := memstate.New().Begin()
+		spec := machine.ImageSpec{Incarnation: 2, IndexBase: imageBase, Participants: []string{"d", "c", "b", "a"}, SourceIncarnation: 1}
+		if from != nil {
+			spec.Captures = from.Captures
+		}
+		im := machine.NewImage(u, spec)
+		if from != nil {
+			at, err := l.store.At(from.Index)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg, err := machine.ReadConfig(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range machine.SectionNames(cfg, nil) {
+				before := ""
+				err := machine.ScanSection(at, cfg, name, func(k, v []byte) (bool, error) {
+					if string(k) <= before {
+						t.Fatalf("section %s: %q comes after %q", name, k, before)
+					}
+					before = string(k)
+					return true, im.Load(name, k, v)
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for _, e := range l.entries[im.Loaded():position] {
+			if err := im.Replay(e, len(command.AppendEntry(nil, &e))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		result, err := im.Finish()
+		if err != nil {
+			return "", err
+		}
+		if result.Meta.FeatureLevel != 3 {
+			t.Errorf("the image is of level %d", result.Meta.FeatureLevel)
+		}
+		own, err := machine.ReadOwnStates(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		for _, o := range own {
+			fmt.Fprintf(&b, "%s base=%d", o.Participant, o.Base)
+			if c := &o.Last; c.State != 0 {
+				fmt.Fprintf(&b, " %v of %d at %d %s sha=%d node=%q", c.State, c.Checkpoint, c.Position, c.Section.Name, c.SHA256[0], c.Node)
+			}
+			b.WriteString("\n")
+		}
+		return b.String(), nil
+	}
+	const a = "a base=0 captured of 0 at 2 state/a sha=1 node=\"\"\n"
+	for _, c := range []struct {
+		from     *machine.Checkpoint
+		position uint64
+		want     string
+	}{
+		{&record, 2, a + "b base=1\nc base=1\n"},
+		{&record, 3, a + "b base=1\nc base=1\nd base=2\n"},
+		{&record, 4, a + "b base=1\nc base=3\nd base=2\n"},
+		{nil, 4, "a base=0\nb base=1\nc base=3\nd base=2\n"},
+	} {
+		if got, err := image(c.from, c.position); err != nil || got != c.want {
+			t.Errorf("at %d: %v\n got %s\nwant %s", c.position, err, got, c.want)
+		}
+	}
+	late := record
+	late.Captures = []machine.Capture{record.Captures[0]}
+	late.Captures[0].Position = 9
+	if _, err := image(&late, 4); err == nil || !strings.Contains(err.Error(), "participant a is of position 9") {
+		t.Errorf("state from after the image: %v", err)
+	}
+}

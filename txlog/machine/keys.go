@@ -13,6 +13,7 @@ const (
 	tableCheckpoint = 0x08
 	tableSchedule   = 0x09
 	tableOrigin     = 0x0a
+	tableOwnState   = 0x0b
 )
 
 // FirstKey is where the logical state begins; keys below it belong to the store
@@ -28,6 +29,10 @@ var (
 
 func appendActivationKey(dst []byte, participant string) []byte {
 	return append(append(dst, tableActivation), participant...)
+}
+
+func appendOwnStateKey(dst []byte, participant string) []byte {
+	return append(append(dst, tableOwnState), participant...)
 }
 
 func appendOutcomeKey(dst []byte, id string) []byte {

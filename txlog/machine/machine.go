@@ -181,10 +181,10 @@ func (e *entryRun) command(c command.Command) (command.Result, error) {
 		e.m.meta.Refusals++
 		return refused(command.ReasonMalformed, "a command of kind %d is not known to this release", c.Kind), nil
 	}
-	if ofLevel2(c) && e.m.meta.FeatureLevel < 2 {
+	if level := levelOf(c); level > max(e.m.meta.FeatureLevel, 1) {
 		// Counted as releases do that do not know them.
 		e.m.meta.Refusals++
-		return refused(command.ReasonUnsupported, "the group's feature level is below 2"), nil
+		return refused(command.ReasonUnsupported, "the group's feature level is below %d", level), nil
 	}
 	if r, stale := e.staleEpoch(); stale {
 		return r, nil
@@ -193,7 +193,7 @@ func (e *entryRun) command(c command.Command) (command.Result, error) {
 	case *command.FeatureLevel:
 		return e.raiseLevel(c), nil
 	case *command.Activate:
-		return e.activate(c), nil
+		return e.activate(c)
 	case *command.Configure:
 		return e.configure(c)
 	case *command.MoveHorizon:

@@ -83,7 +83,11 @@ func readNames(r *wire.Reader) []string {
 // AppendCheckpoint appends the record of a checkpoint, as it is stored and as
 // Begin carries it.
 func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
-	dst = append(dst, recordVersion)
+	version := byte(recordVersion)
+	if len(c.Captures) > 0 || c.LogFrom != 0 {
+		version = checkpointVersionCaptures
+	}
+	dst = append(dst, version)
 	dst = binary.AppendUvarint(dst, c.Number)
 	dst = append(dst, byte(c.State))
 	dst = command.AppendCheckpointRequest(dst, &c.Request)
@@ -113,12 +117,37 @@ func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	dst = binary.AppendVarint(dst, c.CompletedUnixNano)
 	dst = wire.AppendString(dst, c.Detail)
 	dst = wire.AppendString(dst, c.Transaction)
-	return wire.AppendString(dst, c.Participant)
+	dst = wire.AppendString(dst, c.Participant)
+	if version < checkpointVersionCaptures {
+		return dst
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(c.Captures)))
+	for i := range c.Captures {
+		dst = appendCapture(dst, &c.Captures[i])
+	}
+	dst = binary.AppendUvarint(dst, c.LogFrom)
+	return appendCut(dst, &c.Before)
 }
+
+func appendCut(dst []byte, c *Cut) []byte {
+	dst = binary.AppendUvarint(dst, c.Number)
+	dst = binary.AppendVarint(dst, c.UnixNano)
+	dst = binary.AppendUvarint(dst, c.Position)
+	return binary.AppendUvarint(dst, c.LogBytes)
+}
+
+func readCut(r *wire.Reader) Cut {
+	return Cut{Number: r.Uvarint(), UnixNano: r.Varint(), Position: r.Uvarint(), LogBytes: r.Uvarint()}
+}
+
+// checkpointVersionCaptures is the version of a checkpoint's record with captures,
+// or with need of the log before it. It is written for these alone, so that below
+// level 3 every release reads it.
+const checkpointVersionCaptures = 2
 
 // DecodeCheckpoint decodes what AppendCheckpoint wrote. Nothing of it aliases v.
 func DecodeCheckpoint(v []byte) (Checkpoint, error) {
-	r := openRecord(v)
+	r, version := openRecordUpTo(v, checkpointVersionCaptures)
 	c := Checkpoint{Number: r.Uvarint(), State: CheckpointState(r.Byte())}
 	if c.State < CheckpointWriting || c.State > CheckpointFailed {
 		r.Fail("a checkpoint has an unknown state")
@@ -149,6 +178,15 @@ func DecodeCheckpoint(v []byte) (Checkpoint, error) {
 	c.Detail = r.String()
 	c.Transaction = r.String()
 	c.Participant = r.String()
+	if version >= checkpointVersionCaptures {
+		for range r.Count(captureMinBytes) {
+			c.Captures = append(c.Captures, readCapture(&r))
+		}
+		if c.LogFrom = r.Uvarint(); len(c.Captures) == 0 && c.LogFrom == 0 {
+			r.Fail("a checkpoint without captures is of version 1")
+		}
+		c.Before = readCut(&r)
+	}
 	if err := r.Finish(); err != nil {
 		return Checkpoint{}, err
 	}
@@ -160,10 +198,7 @@ func appendSchedule(dst []byte, s *Schedule) []byte {
 	dst = binary.AppendUvarint(dst, s.NextNumber)
 	dst = binary.AppendUvarint(dst, s.LogBytes)
 	dst = binary.AppendVarint(dst, s.SinceUnixNano)
-	dst = binary.AppendUvarint(dst, s.CutNumber)
-	dst = binary.AppendVarint(dst, s.CutUnixNano)
-	dst = binary.AppendUvarint(dst, s.CutPosition)
-	dst = binary.AppendUvarint(dst, s.CutLogBytes)
+	dst = appendCut(dst, &s.Cut)
 	dst = binary.AppendVarint(dst, s.AttemptUnixNano)
 	dst = binary.AppendUvarint(dst, uint64(len(s.Pending)))
 	for i := range s.Pending {
@@ -179,10 +214,7 @@ func decodeSchedule(v []byte) (Schedule, error) {
 		NextNumber:      r.Uvarint(),
 		LogBytes:        r.Uvarint(),
 		SinceUnixNano:   r.Varint(),
-		CutNumber:       r.Uvarint(),
-		CutUnixNano:     r.Varint(),
-		CutPosition:     r.Uvarint(),
-		CutLogBytes:     r.Uvarint(),
+		Cut:             readCut(&r),
 		AttemptUnixNano: r.Varint(),
 	}
 	for range r.Count(5) {

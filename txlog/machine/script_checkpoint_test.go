@@ -12,10 +12,11 @@ import (
 //
 //	level N
 //	request TOKEN of=a,b
-//	checkpoint TOKEN members=n1,n2 copies=N of=a,b serves=t,u seal=TOKEN
+//	checkpoint TOKEN members=n1,n2 copies=N of=a,b serves=t,u seal=TOKEN captures=a,b
 //	abandon TOKEN serves=t,u detail=…
 //	pause NUMBER NANOS
-//	report NUMBER NODE written|failed|lost DIGEST rebuilt
+//	report NUMBER NODE written|failed|lost DIGEST rebuilt states=a,b
+//	capture NUMBER PARTICIPANT epoch=N at=POSITION node=NODE sha=N section=NAME failure=…
 //	retain drop=1,2 from=POSITION
 //	unseal TOKEN
 func (s *script) checkpointCommand(name string, a args) command.Command {
@@ -38,6 +39,7 @@ func (s *script) checkpointCommand(name string, a args) command.Command {
 		return &command.Checkpoint{
 			CheckpointRequest: request, Serves: list(a.named["serves"]), Members: list(a.named["members"]),
 			MinCopies: s.number(a.named["copies"]), Seal: a.named["seal"] != "", SealToken: a.named["seal"],
+			Captures: list(a.named["captures"]),
 		}
 	case "abandon":
 		return &command.AbandonCheckpoint{CheckpointRequest: request, Serves: list(a.named["serves"]), Detail: a.named["detail"]}
@@ -52,6 +54,22 @@ func (s *script) checkpointCommand(name string, a args) command.Command {
 		}
 		if len(a.words) > 3 {
 			c.Digest[0] = byte(s.number(a.words[3]))
+		}
+		for _, name := range list(a.named["states"]) { // as captured with sha=1
+			c.Sections = append(c.Sections, command.Section{Name: "state/" + name, Digest: [32]byte{1}})
+			c.Digest = command.CheckpointDigest(c.Sections)
+		}
+		return c
+	case "capture":
+		c := &command.ReportCapture{
+			Number: s.number(a.words[0]), Participant: a.words[1], Epoch: s.number(a.named["epoch"]), Position: s.number(a.named["at"]),
+			Failure: a.named["failure"], Node: a.named["node"],
+		}
+		if sha := s.number(a.named["sha"]); sha > 0 {
+			c.SHA256[0], c.Section = byte(sha), command.Section{Name: "state/" + c.Participant, Digest: [32]byte{byte(sha)}}
+		}
+		if name := a.named["section"]; name != "" {
+			c.Section.Name = name
 		}
 		return c
 	case "retain":
@@ -71,7 +89,7 @@ func (s *script) checkpoints() string {
 	s.must(err)
 	var b strings.Builder
 	fmt.Fprintf(&b, "next=%d log=%d bytes since=%d cut=%d@%d attempt=%d from=%d pending=", sched.NextNumber, sched.LogBytes,
-		sched.SinceUnixNano, sched.CutNumber, sched.CutPosition, sched.AttemptUnixNano, sched.LogFrom)
+		sched.SinceUnixNano, sched.Cut.Number, sched.Cut.Position, sched.AttemptUnixNano, sched.LogFrom)
 	for _, q := range sched.Pending {
 		fmt.Fprintf(&b, "%s ", q.Token)
 	}
@@ -91,6 +109,32 @@ func (s *script) checkpoints() string {
 		fmt.Fprintf(&b, "%d %s %v at %d pause=%d digest=%d %s", c.Number, c.Request.Token, c.State, c.Position, c.PauseNanos, c.Digest[0], c.Detail)
 		for _, p := range c.Copies {
 			fmt.Fprintf(&b, " | %s %v %d rebuilt=%d", p.Node, p.State, p.Digest[0], p.Rebuilt)
+		}
+		for i := range c.Captures {
+			fmt.Fprintf(&b, " | %s", capture(&c.Captures[i]))
+		}
+		if c.LogFrom != 0 {
+			fmt.Fprintf(&b, " | log from %d", c.LogFrom)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func capture(c *machine.Capture) string {
+	return strings.TrimSpace(fmt.Sprintf("%s %v of %d at %d epoch %d %s %d %s", c.Participant, c.State, c.Checkpoint, c.Position, c.Epoch, c.Node, c.SHA256[0], c.Detail))
+}
+
+// ownStates prints the records of participants with state of their own.
+func (s *script) ownStates() string {
+	all, err := machine.ReadOwnStates(s.store.Latest())
+	s.must(err)
+	var b strings.Builder
+	for i := range all {
+		o := &all[i]
+		fmt.Fprintf(&b, "%s base=%d from=%d", o.Participant, o.Base, o.From())
+		if o.Last.State != 0 {
+			fmt.Fprintf(&b, " last: %s", capture(&o.Last))
 		}
 		b.WriteString("\n")
 	}

@@ -52,6 +52,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		return s.meta()
 	case "checkpoints":
 		return s.checkpoints()
+	case "own-states":
+		return s.ownStates()
 	case "config":
 		return s.config()
 	case "activations":
@@ -178,8 +180,8 @@ func (s *script) command(f []string) (command.Command, string) {
 			return &command.Settle{ID: id, Begun: at.Begun, Reason: reasons[a.named["reason"]], Detail: a.named["detail"]}, name
 		}
 		return &command.Decide{Attempt: at, RequestDigest: []byte(a.named["digest"])}, name
-	case "activate": // activate PARTICIPANT NODE INSTANCE expect=…, or without node and instance
-		c := &command.Activate{Participant: word(0), Expect: s.number(a.named["expect"])}
+	case "activate": // activate PARTICIPANT NODE INSTANCE expect=… own=1, or without node and instance
+		c := &command.Activate{Participant: word(0), Expect: s.number(a.named["expect"]), OwnState: a.named["own"] != ""}
 		if len(a.words) > 1 {
 			c.Node, c.Instance = word(1), word(2)
 		}
@@ -202,7 +204,7 @@ func (s *script) command(f []string) (command.Command, string) {
 		return &command.MoveHorizon{To: s.number(word(0))}, "move-horizon"
 	case "purge":
 		return &command.Purge{}, "purge"
-	case "level", "request", "checkpoint", "abandon", "pause", "report", "retain", "unseal":
+	case "level", "request", "checkpoint", "abandon", "pause", "report", "retain", "unseal", "capture":
 		return s.checkpointCommand(f[0], a), strings.Join(f[:min(2, len(f))], " ")
 	case "unknown": // unknown KIND
 		return &command.Unknown{Kind: command.Kind(s.number(word(0)))}, "unknown"

@@ -15,6 +15,8 @@ const (
 	sectionParticipant = "participant/"
 	// metaActivation stands before a participant's name among the keys of meta.
 	metaActivation = "activation/"
+	// metaOwnState likewise.
+	metaOwnState = "own_state/"
 )
 
 // SectionNames gives the sections of a checkpoint in their order: of the
@@ -50,27 +52,36 @@ func ScanSection(r Reader, cfg Config, name string, fn func(key, value []byte) (
 }
 
 func scanMetaSection(r Reader, fn func(key, value []byte) (bool, error)) error {
-	stopped := false
-	err := r.Scan([]byte{tableActivation}, tableEnd(tableActivation), func(k, v []byte) (bool, error) {
-		more, err := fn(append([]byte(metaActivation), k[1:]...), v)
-		stopped = !more
-		return more, err
-	})
-	if err != nil || stopped {
-		return err
+	more := true
+	table := func(table byte, prefix string) error {
+		if !more {
+			return nil
+		}
+		return r.Scan([]byte{table}, tableEnd(table), func(k, v []byte) (_ bool, err error) {
+			more, err = fn(append([]byte(prefix), k[1:]...), v)
+			return more, err
+		})
 	}
-	for _, record := range []struct {
-		name string
-		key  []byte
-	}{{"config", configKey}, {"meta", metaKey}, {"schedule", scheduleKey}} {
-		v, found, err := r.Get(record.key)
-		if err != nil {
+	record := func(name string, key []byte) error {
+		if !more {
+			return nil
+		}
+		v, found, err := r.Get(key)
+		if err != nil || !found {
 			return err
 		}
-		if !found {
-			continue
-		}
-		if more, err := fn([]byte(record.name), v); err != nil || !more {
+		more, err = fn([]byte(name), v)
+		return err
+	}
+	// In order of the keys.
+	for _, part := range []func() error{
+		func() error { return table(tableActivation, metaActivation) },
+		func() error { return record("config", configKey) },
+		func() error { return record("meta", metaKey) },
+		func() error { return table(tableOwnState, metaOwnState) },
+		func() error { return record("schedule", scheduleKey) },
+	} {
+		if err := part(); err != nil {
 			return err
 		}
 	}

@@ -30,6 +30,12 @@ const (
 	// checkpointBytes bounds the key and record of a checkpoint: its names, its
 	// copies with their details, and its sections.
 	checkpointBytes = 64<<10 + dropSize64
+	// captureBytes bounds what a participant's own state adds to the record of a
+	// checkpoint: a capture and its section. At most one has a detail, for which there
+	// is room in checkpointBytes.
+	captureBytes = 512
+	// ownStateBytes bounds the key and record of a participant's own state.
+	ownStateBytes = 512
 	// dropSize64 is what deleting a checkpoint's record costs.
 	dropSize64 = 9 + writeOverhead
 	// originBytes bounds the record of the origin.
@@ -84,9 +90,16 @@ func (s Size) Add(t Size) Size { return Size{s.Bytes + t.Bytes, s.Keys + t.Keys}
 // Within tells whether the size fits a bound.
 func (s Size) Within(bound Size) bool { return s.Bytes <= bound.Bytes && s.Keys <= bound.Keys }
 
+// recordSize is what the record of a checkpoint counts for.
+func recordSize(c *Checkpoint) Size {
+	return Size{Bytes: checkpointBytes + uint64(len(c.Captures))*captureBytes, Keys: 1}
+}
+
 // CommandSize is what a command counts for in an entry's bound. MoveHorizon and
-// Purge count for what they find and do as much as fits; a ReportCopy counts
-// besides for the older checkpoints that it ends.
+// Purge count for what they find and do as much as fits. What is about a
+// checkpoint counts besides for the captures in its record, a ReportCopy also for
+// the older checkpoints that it ends and the states that become the last ones, a
+// Configure for the states that it drops.
 func CommandSize(c command.Command) Size {
 	switch c := c.(type) {
 	case *command.Decide:
@@ -98,6 +111,9 @@ func CommandSize(c command.Command) Size {
 	case *command.Settle:
 		return Size{Bytes: outcomeBytes, Keys: 1}
 	case *command.Activate:
+		if c.OwnState {
+			return Size{Bytes: activationBytes + ownStateBytes, Keys: 2}
+		}
 		return Size{Bytes: activationBytes, Keys: 1}
 	case *command.Configure:
 		n := uint64(len(c.Participants) + command.MaxParticipants) // added and dropped
@@ -107,7 +123,7 @@ func CommandSize(c command.Command) Size {
 		}
 	case *command.Checkpoint, *command.AbandonCheckpoint:
 		return Size{Bytes: checkpointBytes + dropSize64, Keys: 2}
-	case *command.NotePause, *command.ReportCopy:
+	case *command.NotePause, *command.ReportCopy, *command.ReportCapture:
 		return Size{Bytes: checkpointBytes, Keys: 1}
 	case *command.Retain:
 		return Size{Bytes: uint64(len(c.Drop)) * dropSize64, Keys: uint64(len(c.Drop))}

@@ -16,7 +16,8 @@ const (
 	maxUnfinished = 16
 )
 
-// checkpointCommand runs a command of feature level 2, but FeatureLevel.
+// checkpointCommand runs a command of feature level 2 or 3, but FeatureLevel and
+// Activate.
 func (e *entryRun) checkpointCommand(c command.Command) (command.Result, error) {
 	if e.m.meta.ConfigVersion == 0 {
 		return refused(command.ReasonUnconfigured, "the group has no definition yet"), nil
@@ -32,6 +33,8 @@ func (e *entryRun) checkpointCommand(c command.Command) (command.Result, error) 
 		return e.notePause(c)
 	case *command.ReportCopy:
 		return e.reportCopy(c)
+	case *command.ReportCapture:
+		return e.reportCapture(c)
 	case *command.Retain:
 		return e.retain(c)
 	case *command.Unseal:
@@ -42,14 +45,25 @@ func (e *entryRun) checkpointCommand(c command.Command) (command.Result, error) 
 	panic(fmt.Sprintf("machine: the decoder gave a command of type %T", c))
 }
 
-// ofLevel2 tells whether a command needs the group to be at feature level 2.
-func ofLevel2(c command.Command) bool {
-	switch c.(type) {
-	case *command.RequestCheckpoint, *command.Checkpoint, *command.AbandonCheckpoint, *command.NotePause,
+// levelOf is the feature level that a command needs the group to be at.
+func levelOf(c command.Command) uint64 {
+	switch c := c.(type) {
+	case *command.Activate:
+		if c.OwnState {
+			return 3
+		}
+	case *command.Checkpoint:
+		if len(c.Captures) > 0 {
+			return 3
+		}
+		return 2
+	case *command.ReportCapture:
+		return 3
+	case *command.RequestCheckpoint, *command.AbandonCheckpoint, *command.NotePause,
 		*command.ReportCopy, *command.Retain, *command.Unseal, *command.Begin:
-		return true
+		return 2
 	}
-	return false
+	return 1
 }
 
 // raiseLevel lets the level only rise.
@@ -64,10 +78,12 @@ func (e *entryRun) raiseLevel(c *command.FeatureLevel) command.Result {
 	if r, ok := e.reserveSize(checkpointOverhead); !ok {
 		return r
 	}
+	if m.meta.FeatureLevel < 2 {
+		m.schedule.NextNumber = max(m.schedule.NextNumber, 1)
+		m.schedule.SinceUnixNano = e.clock
+		e.scheduleChanged = true
+	}
 	m.meta.FeatureLevel = c.Level
-	m.schedule.NextNumber = max(m.schedule.NextNumber, 1)
-	m.schedule.SinceUnixNano = e.clock
-	e.scheduleChanged = true
 	return command.Result{Status: command.StatusDone}
 }
 
@@ -211,7 +227,14 @@ func (e *entryRun) checkpoint(c *command.Checkpoint) (command.Result, error) {
 	if c.Seal && m.meta.Sealed && m.meta.SealToken != c.SealToken {
 		return refused(command.ReasonSealed, "the group is sealed for another restore"), nil
 	}
-	if r, ok := e.reserveSize(CommandSize(c)); !ok {
+	own, err := ReadOwnStates(e.st)
+	if err != nil {
+		return command.Result{}, err
+	}
+	if r, ok := checkCaptures(c, own); !ok {
+		return r, nil
+	}
+	if r, ok := e.reserveSize(CommandSize(c).Add(Size{Bytes: uint64(len(own)) * captureBytes})); !ok {
 		return r, nil
 	}
 	if c.Seal {
@@ -219,8 +242,9 @@ func (e *entryRun) checkpoint(c *command.Checkpoint) (command.Result, error) {
 	}
 	record := e.newCheckpoint(&c.CheckpointRequest, c.Serves, CheckpointWriting, c.WaitNanos)
 	record.Members, record.MinCopies = cloneNames(c.Members), c.MinCopies
+	e.captures(&record, c.Captures, own)
 	if s := &m.schedule; record.Whole() {
-		s.CutNumber, s.CutUnixNano, s.CutPosition, s.CutLogBytes = record.Number, e.clock, record.Position, s.LogBytes
+		s.Cut = Cut{Number: record.Number, UnixNano: e.clock, Position: record.Position, LogBytes: s.LogBytes}
 	}
 	e.putCheckpoint(&record)
 	m.cut = &record
@@ -309,7 +333,7 @@ func (e *entryRun) notePause(c *command.NotePause) (command.Result, error) {
 	if !ok || err != nil {
 		return r, err
 	}
-	if r, ok := e.reserveSize(CommandSize(c)); !ok {
+	if r, ok := e.reserveSize(recordSize(&record)); !ok {
 		return r, nil
 	}
 	record.PauseNanos = c.PauseNanos

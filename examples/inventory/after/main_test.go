@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/cohort-tx/cohort/participant"
+	"github.com/cohort-tx/cohort/participant/participanttest"
+)
+
+const group = `group: shop
+participants: [{name: inventory}, {name: till}]
+checkpoint: {interval: 1h, log_bytes: 0, log_entries: 0, min_gap: 10ms}
+`
+
+// process is one life of the program.
+type process struct {
+	stock *Stock
+	web   *httptest.Server
+	end   func()
+}
+
+// begin starts the program with a journal of its own, as on another node.
+func begin(t *testing.T, c *participanttest.Cluster) *process {
+	t.Helper()
+	stock, err := OpenStock(filepath.Join(t.TempDir(), "stock.journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := App(stock).Serve(ctx, c.Addr); err != nil {
+			t.Error(err)
+		}
+	})
+	web := httptest.NewServer(Handler(stock, c.Client.Group("shop")))
+	p := &process{stock: stock, web: web, end: sync.OnceFunc(func() { web.Close(); cancel(); serving.Wait() })}
+	t.Cleanup(p.end)
+	return p
+}
+
+func (p *process) post(t *testing.T, sku string, pieces int) (status int, answer string) {
+	t.Helper()
+	r, err := http.Post(p.web.URL+"/"+sku, "text/plain", strings.NewReader(fmt.Sprint(pieces)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.StatusCode, strings.TrimSpace(string(text))
+}
+
+// Would break: a program that does not come back from checkpoint and log on
+// another disk, or that keeps what did not commit.
+func TestInventoryAfter(t *testing.T) {
+	c := participanttest.Start(t, group)
+	p := begin(t, c)
+	if status, answer := p.post(t, "mug", 10); status != http.StatusOK || answer != "10" {
+		t.Fatalf("ten mugs come in: %d %s", status, answer)
+	}
+	if status, _ := p.post(t, "mug", -11); status != http.StatusConflict {
+		t.Fatalf("eleven of ten mugs go out: %d", status)
+	}
+	// One transaction with another application; the first is refused there.
+	buy := func(price int64) error {
+		_, err := c.Client.Group("shop").Run(t.Context(), func(tx *participant.Tx) error {
+			if err := tx.Call("inventory", "move", Movement{"mug", -2}, nil); err != nil {
+				return err
+			}
+			return tx.Store("till").Add("cents", price, participant.AtLeast(1))
+		})
+		return err
+	}
+	if err := buy(0); err == nil {
+		t.Fatal("a sale at no price went through")
+	}
+	if err := buy(2500); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := App(p.stock).RequestCheckpoint(t.Context(), c.Addr); err != nil {
+		t.Fatal(err)
+	}
+	if status, answer := p.post(t, "cup", 3); status != http.StatusOK || answer != "3" {
+		t.Fatalf("three cups come in after the checkpoint: %d %s", status, answer)
+	}
+	p.end()
+	again := begin(t, c)
+	if status, answer := again.post(t, "mug", -3); status != http.StatusOK || answer != "5" {
+		t.Errorf("of 10-2 mugs three go out at another instance: %d %s", status, answer)
+	}
+	if n := again.stock.Pieces("cup"); n != 3 {
+		t.Errorf("%d cups after the recovery, want the 3 of after the checkpoint", n)
+	}
+}
