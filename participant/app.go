@@ -150,15 +150,16 @@ func (a *App) configure() {
 
 // Prepare asks for a vote on an attempt that called this participant.
 type Prepare struct {
-	// ID of the transaction, and Begun of its attempt.
-	ID    string
-	Begun uint64
+	// ID of the transaction, and Begun of its attempt. Nonce tells apart attempts with
+	// the same Begun.
+	ID           string
+	Begun, Nonce uint64
 }
 
 // Notice tells how an attempt ended.
 type Notice struct {
-	ID    string
-	Begun uint64
+	ID           string
+	Begun, Nonce uint64
 	// Committed, at Position, or not.
 	Committed bool
 	Position  uint64

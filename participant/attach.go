@@ -189,7 +189,7 @@ func (at *attachment) receive(m *cohortv1.NodeMessage) error {
 			return nil
 		}
 		a.notice(keyOf(m.Notice.Attempt), Notice{
-			ID: m.Notice.Attempt.GetId(), Begun: m.Notice.Attempt.GetBegun(),
+			ID: m.Notice.Attempt.GetId(), Begun: m.Notice.Attempt.GetBegun(), Nonce: m.Notice.Attempt.GetNonce(),
 			Committed: m.Notice.Position > 0, Position: m.Notice.Position,
 		})
 	}
@@ -322,6 +322,9 @@ func failureOf(ctx context.Context, tx *StepTx, panicked string, err error) (coh
 	case errors.Is(tx.buffer.doomed, ErrConflict):
 		// A lock was not to be had. Whatever the handler made of it, this is why.
 		return cohortv1.StepFailure_CODE_CONFLICT, tx.buffer.doomed.Error()
+	case errors.Is(err, ErrConflict):
+		// The application's own: a lock in its database, say.
+		return cohortv1.StepFailure_CODE_CONFLICT, err.Error()
 	case errors.As(err, &bad):
 		return cohortv1.StepFailure_CODE_BAD_PAYLOAD, bad.Error()
 	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):

@@ -252,7 +252,7 @@ func (o *ownState) overLocked(a *attempt) {
 }
 
 func (o *ownState) committedLocked(a *attempt, position uint64, left []Change, notices []Notice) []Notice {
-	notices = append(notices, Notice{ID: a.key.id, Begun: a.key.begun, Committed: true, Position: position})
+	notices = append(notices, Notice{ID: a.key.id, Begun: a.key.begun, Nonce: a.key.nonce, Committed: true, Position: position})
 	o.overLocked(a)
 	a.changes = nil
 	if len(left) == 0 {
@@ -267,7 +267,7 @@ func (o *ownState) committedLocked(a *attempt, position uint64, left []Change, n
 // that may have changed the state, its locks stay, and its changes.
 func (o *ownState) abortedLocked(a *attempt, notices []Notice) []Notice {
 	if a.state == attemptVoted {
-		notices = append(notices, Notice{ID: a.key.id, Begun: a.key.begun})
+		notices = append(notices, Notice{ID: a.key.id, Begun: a.key.begun, Nonce: a.key.nonce})
 	}
 	o.overLocked(a)
 	switch {

@@ -31,6 +31,27 @@ func newStepTx(ctx context.Context, g *Group, participant string, s *cohortv1.St
 // ID is the transaction's id: the same at each attempt of it.
 func (tx *StepTx) ID() string { return tx.step.Attempt.GetId() }
 
+// Begun and Nonce tell the attempts of a transaction apart, as in Prepare.
+func (tx *StepTx) Begun() uint64 { return tx.step.Attempt.GetBegun() }
+
+// Nonce tells apart attempts with the same Begun.
+func (tx *StepTx) Nonce() uint64 { return tx.step.Attempt.GetNonce() }
+
+// Number is the step's within its attempt. One that is sent again has the same.
+func (tx *StepTx) Number() uint32 { return tx.step.Step }
+
+// WhenOver has fn called, in a goroutine of its own, when the attempt is over at this
+// instance: it committed and that is applied, it did not commit, or its time has run
+// out. What an application holds for an attempt that it has not voted for it lets go
+// then; of those with a yes OnOutcome tells more. stop, if it returns true, means
+// that fn will not be called. Without state of its own a participant hears nothing.
+func (tx *StepTx) WhenOver(fn func()) (stop func() bool) {
+	if tx.attempt == nil {
+		return func() bool { return true }
+	}
+	return context.AfterFunc(tx.attempt.ctx, fn)
+}
+
 // Method is the one that was called.
 func (tx *StepTx) Method() string { return tx.step.Method }
 

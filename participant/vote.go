@@ -56,7 +56,7 @@ func (at *attachment) ask(ctx context.Context, p *cohortv1.Prepare) (err error) 
 			err = fmt.Errorf("the voter panicked: %v", r)
 		}
 	}()
-	return at.app.vote(ctx, &Prepare{ID: p.Attempt.GetId(), Begun: p.Attempt.GetBegun()})
+	return at.app.vote(ctx, &Prepare{ID: p.Attempt.GetId(), Begun: p.Attempt.GetBegun(), Nonce: p.Attempt.GetNonce()})
 }
 
 // remember arms the question for an outcome that nobody tells.
@@ -91,7 +91,7 @@ func (a *App) settle(c *Client, k attemptKey) {
 		}
 		a.mu.Unlock()
 	default:
-		a.notice(k, Notice{ID: k.id, Begun: k.begun, Committed: out.State == Committed && out.Receipt.Begun == k.begun, Position: out.Receipt.Position})
+		a.notice(k, Notice{ID: k.id, Begun: k.begun, Nonce: k.nonce, Committed: out.State == Committed && out.Receipt.Begun == k.begun, Position: out.Receipt.Position})
 	}
 }
 

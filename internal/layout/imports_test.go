@@ -17,6 +17,8 @@ const module = "github.com/cohort-tx/cohort/"
 var allowed = map[string][]string{
 	"participant":                 {"api/cohort/v1"},
 	"participant/participanttest": {"api/cohort/v1", "participant", "internal/cluster", "internal/node"},
+	"participant/postgres":        {"participant"},
+	"internal/pgtest":             {"internal/pgserver"},
 	"txlog/command":               {"txlog/command/wire"},
 	"txlog/machine":               {"txlog/command", "txlog/command/wire"},
 	"txlog/checkpoint":            {"txlog/command"},

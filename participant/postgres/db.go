@@ -97,7 +97,7 @@ func open(ctx context.Context, pool *pgxpool.Pool, c coordinator, group, name st
 // application with a say of its own calls OnPrepare and OnOutcome after Attach and
 // calls Vote and Ended from there.
 func (db *DB) Attach(app *participant.App) {
-	// app.State(db)
+	app.State(db)
 	app.OnPrepare(db.Vote)
 	app.OnOutcome(db.Ended)
 }

@@ -45,7 +45,6 @@ func TestWhatOpenRefuses(t *testing.T) {
 	wantError(t, err, "no table missing", "are the same one", "nokey has no primary key", "risky is temporary or unlogged",
 		"look is not a table", "inherit from it", "DEFERRABLE", "from table public.outside, which is not tracked, to public.accounts")
 	wantError(t, tryOpen(t, dsn+" pool_max_conns=1", Config{Tables: []string{"accounts"}}), "pool_max_conns")
-	wantError(t, tryOpen(t, s.Database(t, "create schema cohort"), Config{Tables: []string{"pg_class"}}), "pg_class")
 	wantError(t, tryOpen(t, s.Database(t, accounts+"; create schema cohort"), Config{Tables: []string{"accounts"}}), "schema cohort that this package did not make")
 	newer := s.Database(t, accounts)
 	if err := tryOpen(t, newer, Config{Tables: []string{"accounts"}}); err != nil {

@@ -75,7 +75,9 @@ type call struct {
 	attempt attemptKey
 	number  uint32
 	log     func([]byte) error
-	step    *participant.StepTx
+	// over has a function called when the attempt is over; nil where nobody tells.
+	over func(func())
+	step *participant.StepTx
 }
 
 func (db *DB) step(ctx context.Context, c call, fn func(*Tx) error) error {
@@ -92,7 +94,7 @@ func (db *DB) step(ctx context.Context, c call, fn func(*Tx) error) error {
 		db.attempts.die(a, "a step was asked for again whose answer was lost")
 		return db.attempts.alive(a)
 	}
-	if err := db.beginStep(ctx, a); err != nil {
+	if err := db.beginStep(ctx, a, c); err != nil {
 		return err
 	}
 	done := false
@@ -118,7 +120,7 @@ func (db *DB) step(ctx context.Context, c call, fn func(*Tx) error) error {
 }
 
 // beginStep begins the SQL transaction, or goes on with it.
-func (db *DB) beginStep(ctx context.Context, a *attempt) error {
+func (db *DB) beginStep(ctx context.Context, a *attempt, c call) error {
 	if a.conn != nil {
 		if _, err := a.conn.Exec(ctx, "release savepoint cohort_step; savepoint cohort_step"); err != nil {
 			db.attempts.die(a, "its SQL transaction broke: "+err.Error())
@@ -142,6 +144,9 @@ func (db *DB) beginStep(ctx context.Context, a *attempt) error {
 		return err
 	}
 	a.conn = conn
+	if c.over != nil {
+		c.over(func() { db.attempts.kill(a, "it is over without a vote") })
+	}
 	// A session that hangs in it is ended by PostgreSQL, even when this process cannot.
 	idle := db.config.AttemptTimeout + 30*time.Second
 	_, err = conn.Exec(ctx, "begin isolation level read committed read write; set local cohort.attempt = "+literal(db.owner)+
