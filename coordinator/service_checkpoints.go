@@ -154,6 +154,9 @@ func checkpointToWire(group string, c *machine.Checkpoint) *pb.CheckpointInfo {
 			})
 		}
 	}
+	for i := range c.Captures {
+		stateToWire(out, &c.Captures[i])
+	}
 	for _, m := range c.Members {
 		copy := &pb.CheckpointCopy{Node: m, State: command.CopyNone.String()}
 		for i := range c.Copies {
@@ -172,6 +175,20 @@ func checkpointToWire(group string, c *machine.Checkpoint) *pb.CheckpointInfo {
 		}
 	}
 	return out
+}
+
+// stateToWire adds what is known of a participant's own state; its store data may
+// not be known yet.
+func stateToWire(out *pb.CheckpointInfo, c *machine.Capture) {
+	at, found := slices.BinarySearchFunc(out.Participants, c.Participant, func(p *pb.CheckpointParticipant, name string) int { return cmp.Compare(p.Name, name) })
+	if !found {
+		out.Participants = slices.Insert(out.Participants, at, &pb.CheckpointParticipant{Name: c.Participant})
+	}
+	state := &pb.CheckpointState{State: c.State.String(), Position: c.Position, Bytes: c.Bytes, Reason: c.Detail}
+	if c.Exists() {
+		state.Sha256 = slices.Clone(c.SHA256[:])
+	}
+	out.Participants[at].State = state
 }
 
 // participantSection begins the names of participants' sections.
