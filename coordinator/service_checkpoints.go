@@ -387,6 +387,9 @@ func (s *checkpointsService) ExportCheckpoint(req *pb.ExportCheckpointRequest, s
 	if err != nil {
 		return err
 	}
+	if err := exportable(req.GetGroup(), wanted); err != nil {
+		return err
+	}
 	file, err := s.openCopy(ctx, req.GetGroup(), wanted)
 	if err != nil {
 		return err
@@ -416,6 +419,19 @@ func (s *Service) wantedCheckpoint(ctx context.Context, group string, id uint64)
 			"group %q has no complete checkpoint yet; take one with `cohort checkpoint create %s --wait`", group, group)
 	}
 	return nil, noSuchCheckpoint(group, id)
+}
+
+// exportable refuses a checkpoint of which no group could be made elsewhere: of one
+// with a state that is older than the cut, the log belongs to it.
+func exportable(group string, c *pb.CheckpointInfo) error {
+	for _, p := range c.GetParticipants() {
+		if s := p.GetState(); s != nil && s.GetPosition() < c.GetPosition() {
+			return failure(codes.FailedPrecondition, reasonUnknownCheckpoint, []string{"group", group, "checkpoint", uintText(c.GetId()), "participant", p.GetName()},
+				"the state of participant %s in checkpoint %d is as of position %d, and the log from there to the checkpoint's, %d, would not be in the file; take one while an instance of %s is ready, or restore here",
+				p.GetName(), c.GetId(), s.GetPosition(), c.GetPosition(), p.GetName())
+		}
+	}
+	return nil
 }
 
 // copyFile is a copy of a checkpoint as an export file.
