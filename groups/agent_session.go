@@ -147,7 +147,7 @@ func (s *agentSession) fromInstance(ctx context.Context, in *agentInstance, m *p
 			return nil
 		}
 		body.Vote.Call = call
-	case *pb.InstanceMessage_Goodbye, *pb.InstanceMessage_Ready:
+	case *pb.InstanceMessage_Goodbye, *pb.InstanceMessage_Ready, *pb.InstanceMessage_Captured, *pb.InstanceMessage_Progress:
 	default:
 		// The coordinator would take it as a breach by the whole session.
 		return status.Error(codes.InvalidArgument, "an empty message, or of a kind that this node does not know; use an SDK of its version")
