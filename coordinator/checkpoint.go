@@ -52,6 +52,7 @@ func (c *Coordinator) RequestCheckpoint(ctx context.Context, req CheckpointReque
 		req.Token = newToken()
 	}
 	names := c.definition.Load().ParticipantNames()
+	req.Participants = slices.Compact(slices.Sorted(slices.Values(req.Participants))) // the log wants them so
 	for _, p := range req.Participants {
 		if !slices.Contains(names, p) {
 			return machine.Checkpoint{}, &Invalid{Field: "participants", Detail: fmt.Sprintf("the group has no participant %q; it has %v", p, names)}

@@ -79,24 +79,72 @@ func (c *Coordinator) Unseal(ctx context.Context, token string) error {
 	return g.inLoop(ctx, func() { g.step(protocol.Unsealed{}) })
 }
 
-// settleSeal looks after a group that was found sealed: whoever restored it is
-// gone. The directory says whether the restore can still happen; cancelled there,
-// it cannot, and the group goes on.
-func (c *Coordinator) settleSeal(ctx context.Context, g *reign) error {
-	snap, err := c.params.Replica.Snapshot()
-	if err != nil {
-		return err
-	}
-	meta, err := snap.Meta()
-	snap.Close()
-	if err != nil || !meta.Sealed || c.params.CancelRestore == nil {
-		return err
-	}
-	if s := c.sealing.Load(); time.Since(g.began) < sealPatience || s != nil && s.token == meta.SealToken && time.Now().Before(s.until) {
+// Restoring tells that a restore in place runs on this node, from before the
+// directory has its plan until done: it is not taken back here meanwhile.
+func (c *Coordinator) Restoring(token string) (done func()) {
+	c.restoring.Store(token, nil)
+	return func() { c.restoring.Delete(token) }
+}
+
+// settleRestore looks after a restore in place whose process is gone, or could
+// not take back what it had planned. The directory says whether it can still
+// happen; cancelled there, it cannot. A group that is not sealed yet goes on
+// meanwhile, but no other restore could begin.
+func (c *Coordinator) settleRestore(ctx context.Context, g *reign) error {
+	if c.params.CancelRestore == nil || time.Since(g.began) < sealPatience {
 		return nil
 	}
-	sealed, err := c.params.CancelRestore(ctx, meta.SealToken)
-	if err != nil || !sealed {
+	if err := c.settlePlan(ctx, g); err != nil {
+		return err
+	}
+	return c.settleSeal(ctx, g)
+}
+
+// settlePlan takes back what is planned, and neither runs here nor has sealed
+// the group. It may run on a node that coordinated the group before: that one
+// cannot seal it any more.
+func (c *Coordinator) settlePlan(ctx context.Context, g *reign) error {
+	if c.params.PlannedRestore == nil {
+		return nil
+	}
+	token := c.params.PlannedRestore()
+	if token == "" {
+		return nil
+	}
+	if _, here := c.restoring.Load(token); here {
+		return nil
+	}
+	meta, err := c.meta()
+	if err != nil || meta.Sealed {
+		return err
+	}
+	cancelled, err := c.params.CancelRestore(ctx, token)
+	if cancelled {
+		g.log.Warn("a restore was given up before it had begun", zap.String("token", token))
+	}
+	return err
+}
+
+func (c *Coordinator) meta() (machine.Meta, error) {
+	snap, err := c.params.Replica.Snapshot()
+	if err != nil {
+		return machine.Meta{}, err
+	}
+	defer snap.Close()
+	return snap.Meta()
+}
+
+// settleSeal lets a group go on that was found sealed.
+func (c *Coordinator) settleSeal(ctx context.Context, g *reign) error {
+	meta, err := c.meta()
+	if err != nil || !meta.Sealed {
+		return err
+	}
+	if s := c.sealing.Load(); s != nil && s.token == meta.SealToken && time.Now().Before(s.until) {
+		return nil
+	}
+	cancelled, err := c.params.CancelRestore(ctx, meta.SealToken)
+	if err != nil || !cancelled {
 		return err
 	}
 	g.log.Warn("a restore was given up; the group goes on", zap.String("token", meta.SealToken))
@@ -109,6 +157,6 @@ type sealing struct {
 	until time.Time
 }
 
-// sealPatience is how long a new coordinator leaves a sealed group to whoever
-// restores it.
+// sealPatience is how long a new coordinator leaves a group to whoever restores
+// it.
 const sealPatience = 15 * time.Second

@@ -32,9 +32,11 @@ type Params struct {
 	// and the records of earlier checkpoints that stay usable. nil where no group was
 	// restored.
 	Origin func(context.Context) (digest [32]byte, carried [][]byte, err error)
-	// CancelRestore takes back the restore that the group is sealed for, if that can
-	// still be; true when it will never happen. nil leaves a sealed group alone.
-	CancelRestore func(ctx context.Context, token string) (cancelled bool, err error)
+	// PlannedRestore is the token of the restore in place that the directory has as
+	// under way, empty for none. CancelRestore takes one back, if that can still be;
+	// true when it will never happen. nil leaves such a group as it is.
+	PlannedRestore func() string
+	CancelRestore  func(ctx context.Context, token string) (cancelled bool, err error)
 	// Logger and Metrics may be nil.
 	Logger  *zap.Logger
 	Metrics *Metrics
@@ -60,8 +62,10 @@ type Coordinator struct {
 	// scheduling wakes the schedule of checkpoints.
 	scheduling chan struct{}
 	disks      disks
-	// sealing is the restore that runs here, if one does.
+	// sealing is the restore that has sealed the group here, if one has.
 	sealing atomic.Pointer[sealing]
+	// restoring holds the tokens of the restores in place that run on this node.
+	restoring sync.Map
 
 	cancel context.CancelFunc
 	done   chan struct{}

@@ -56,6 +56,7 @@ type Transactor interface {
 	RequestCheckpoint(ctx context.Context, req CheckpointRequest) (machine.Checkpoint, error)
 	ReportReplica(ctx context.Context, node string, copies []command.ReportCopy, disk DiskReport) error
 	ReportCapture(ctx context.Context, report command.ReportCapture) error
+	Restoring(token string) (done func())
 	Seal(ctx context.Context, token string) (machine.Checkpoint, error)
 	Unseal(ctx context.Context, token string) error
 	OpenSession(node string, send func(*pb.CoordinatorMessage)) (AgentSession, error)

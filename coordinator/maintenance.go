@@ -31,8 +31,8 @@ func (c *Coordinator) maintain(ctx context.Context, g *reign) {
 		case <-ticker.C:
 		case <-c.purge:
 		}
-		if err := c.settleSeal(ctx, g); err != nil && ctx.Err() == nil {
-			g.log.Warn("looking after a sealed group", zap.Error(err))
+		if err := c.settleRestore(ctx, g); err != nil && ctx.Err() == nil {
+			g.log.Warn("looking after a restore", zap.Error(err))
 		}
 		for {
 			cmd, err := c.chore()

@@ -351,7 +351,7 @@ func (s *Service) verifyHere(ctx context.Context, req *pb.VerifyCheckpointReques
 	}
 	result := &pb.VerifyResult{Whole: true}
 	for _, v := range verified {
-		one := &pb.VerifiedCopy{Node: s.config.Node, Id: v.Number, Whole: v.Err == nil, Bytes: v.Bytes}
+		one := &pb.VerifiedCopy{Node: s.config.Node, Id: v.Number, Whole: v.Err == nil, File: v.File, Bytes: v.Bytes}
 		if v.Err != nil {
 			one.Reason = v.Err.Error()
 			var corrupt *checkpoint.CorruptError

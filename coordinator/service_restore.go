@@ -549,6 +549,7 @@ func (r *restoring) servedIncarnation(ctx context.Context, group string) (uint64
 func (r *restoring) inPlace(ctx context.Context, plan *restorePlan) (*pb.RestoreResult, error) {
 	group := plan.source
 	local := r.config.Groups.Group(group)
+	defer local.Coordinator.Restoring(plan.token)()
 	if _, err := r.config.Directory.PlanRestore(ctx, group, plan.token, plan.incarnation); err != nil {
 		return nil, statusOf(group, err)
 	}

@@ -229,7 +229,12 @@ func TestRestoreFromTheArchive(t *testing.T) {
 		if v.Err != nil {
 			t.Errorf("checkpoint %d, %s: %v", v.Number, v.File, v.Err)
 		}
+		if v.Bytes == 0 || v.Number == 0 && v.File == "" {
+			t.Errorf("what was read is not told: %+v", v)
+		}
 	}
+	k.findsMisnamed(keeper, checkpoint.ArchivedCheckpointName(cuts[0].Number), checkpoint.ArchivedCheckpointName(cuts[0].Number+1000))
+	k.findsMisnamed(keeper, filepath.Base(k.archived(cuts[1].Position+1)), checkpoint.ArchivedSegmentName(1_000_001, 1_000_009))
 	// A gap is found, and not passed over.
 	k.removeArchived(cuts[1].Position + 1)
 	if _, err := keeper.EntriesFrom(cuts[0].Position); !errors.Is(err, ErrGap) {
@@ -237,8 +242,32 @@ func TestRestoreFromTheArchive(t *testing.T) {
 	}
 }
 
-// removeArchived removes the archived segment that holds a position.
-func (k *keeping) removeArchived(position uint64) {
+// findsMisnamed wants a whole file of the archive under another one's name to be
+// found.
+func (k *keeping) findsMisnamed(keeper *Keeper, name, other string) {
+	k.t.Helper()
+	dir := keeper.archiveDir(k.policy, 1)
+	rename := func(from, to string) {
+		if err := os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	rename(name, other)
+	defer rename(other, name)
+	verified, err := keeper.Verify(k.t.Context(), 0, nil)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	for _, v := range verified {
+		var corrupt *checkpoint.CorruptError
+		if named := filepath.Base(v.File) == other; named != (v.Err != nil) || named && !errors.As(v.Err, &corrupt) {
+			k.t.Errorf("%s under the name %s: %s: %v", name, other, v.File, v.Err)
+		}
+	}
+}
+
+// archived is the archived segment that holds a position.
+func (k *keeping) archived(position uint64) string {
 	k.t.Helper()
 	all, err := checkpoint.ListArchive(k.keepers[1].archiveDir(k.policy, 1))
 	if err != nil {
@@ -246,13 +275,19 @@ func (k *keeping) removeArchived(position uint64) {
 	}
 	for _, a := range all {
 		if a.First <= position && position < a.Next {
-			if err := os.Remove(a.Path); err != nil {
-				k.t.Fatal(err)
-			}
-			return
+			return a.Path
 		}
 	}
 	k.t.Fatalf("position %d is not in the archive", position)
+	return ""
+}
+
+// removeArchived removes the archived segment that holds a position.
+func (k *keeping) removeArchived(position uint64) {
+	k.t.Helper()
+	if err := os.Remove(k.archived(position)); err != nil {
+		k.t.Fatal(err)
+	}
 }
 
 // Would break: a restore that begins with a checkpoint of some participants alone,

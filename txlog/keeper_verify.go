@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -47,6 +48,9 @@ func (k *Keeper) Verify(ctx context.Context, number uint64, progress func(done, 
 		}
 	}
 	k.mu.Unlock()
+	for _, path := range archived {
+		v.total += sizeOf(path)
+	}
 	var out []Verified
 	for _, n := range numbers {
 		one := k.verifyCopy(n, v)
@@ -56,7 +60,9 @@ func (k *Keeper) Verify(ctx context.Context, number uint64, progress func(done, 
 		out = append(out, one)
 	}
 	for _, path := range archived {
-		out = append(out, Verified{File: path, Err: verifyArchived(path)})
+		one := verifyArchived(path)
+		v.read(int64(one.Bytes))
+		out = append(out, one)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -113,21 +119,52 @@ func (k *Keeper) archivedFiles() ([]string, error) {
 	return paths, err
 }
 
-func verifyArchived(path string) error {
+// verifyArchived reads a file of the archive, and wants it to hold what its name
+// says.
+func verifyArchived(path string) Verified {
+	out := Verified{File: path, Bytes: sizeOf(path)}
 	if filepath.Ext(path) == ".tar" {
-		_, err := checkpoint.VerifyExport(path, nil)
-		return err
+		var m checkpoint.Manifest
+		if m, out.Err = checkpoint.VerifyExport(path, nil); out.Err == nil {
+			out.Err = misnamed(path, checkpoint.ArchivedCheckpointName(m.Number))
+		}
+		return out
 	}
+	out.Err = verifySegment(path)
+	return out
+}
+
+func verifySegment(path string) error {
 	in, err := checkpoint.ReadArchived(path)
 	if err != nil {
 		return err
 	}
-	for _, err = range segment.ReadStream(in, path) {
+	var first, next uint64
+	for r, err := range segment.ReadStream(in, path) {
 		if err != nil {
-			break
+			return errors.Join(err, in.Close())
+		}
+		if next = r.Position + 1; first == 0 {
+			first = r.Position
 		}
 	}
-	return errors.Join(err, in.Close())
+	return errors.Join(misnamed(path, checkpoint.ArchivedSegmentName(first, next)), in.Close())
+}
+
+func misnamed(path, should string) error {
+	if filepath.Base(path) == should {
+		return nil
+	}
+	return &checkpoint.CorruptError{File: path, Detail: "what it holds belongs into " + should}
+}
+
+// sizeOf is 0 for a file that is gone: reading it says so.
+func sizeOf(path string) uint64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return uint64(info.Size())
 }
 
 // RestorableFrom is the first position that the group can be restored to here,

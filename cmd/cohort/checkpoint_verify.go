@@ -148,14 +148,25 @@ func (v verifyView) verdict() error {
 	if len(v.Copies) == 0 {
 		return fmt.Errorf("there is nothing to verify: group %s has no complete checkpoint; take one with 'cohort checkpoint create %s --wait'", v.Group, v.Group)
 	}
-	damaged := 0
+	copies, archived := 0, 0
 	for _, c := range v.Copies {
-		if !c.Whole {
-			damaged++
+		switch {
+		case c.Whole:
+		case c.ID == 0:
+			archived++
+		default:
+			copies++
 		}
 	}
-	if damaged == 0 && v.Whole {
+	if copies+archived == 0 && v.Whole {
 		return nil
 	}
-	return fmt.Errorf("%d of %d are not whole; a node fetches a damaged copy again from another one by itself: verify again in a while, and look at the node's disk", damaged, len(v.Copies))
+	wrong := fmt.Sprintf("%d of %d are not whole", copies+archived, len(v.Copies))
+	if copies > 0 {
+		wrong += "; a node fetches a damaged copy again from another one by itself: verify again in a while"
+	}
+	if archived > 0 {
+		wrong += "; a damaged file of an archive stays as it is: put the file of that name from another node's archive in its place"
+	}
+	return errors.New(wrong + ", and look at the node's disk")
 }

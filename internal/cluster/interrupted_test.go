@@ -47,7 +47,7 @@ type interrupted struct {
 }
 
 // Would break: a restore that dies half way and leaves a group that commits
-// nothing, one that is neither what it was nor what was asked for, or one of which
+// nothing or cannot be restored any more, one that is neither what it was nor what was asked for, or one of which
 // the way back has lost what was acknowledged.
 func TestRestoreInPlaceInterrupted(t *testing.T) {
 	seeds := []uint64{2}
@@ -112,6 +112,9 @@ func interrupt(t *testing.T, random *rand.Rand) {
 	for _, g := range groups {
 		g.check(ctx, t, o)
 	}
+	for _, g := range groups {
+		g.restoresAgain(ctx, t, o, killed)
+	}
 }
 
 // prepare makes a past to go back to.
@@ -174,6 +177,28 @@ func (g *interrupted) commitsAgain(ctx context.Context, t *testing.T, killed tim
 		if took := time.Since(killed); took > interruptedWithin {
 			t.Fatalf("%s commits nothing %s after the kill: %v; its restore: %v, %v", g.name, took, err, g.result, g.err)
 		}
+	}
+}
+
+// restoresAgain wants nothing of the first restore in the way of another one.
+func (g *interrupted) restoresAgain(ctx context.Context, t *testing.T, o operators, killed time.Time) {
+	t.Helper()
+	for {
+		result, err := ask(ctx, o, func(ctx context.Context, _ string, c pb.CheckpointsClient) (*pb.RestoreResult, error) {
+			stream, err := c.Restore(ctx, &pb.RestoreRequest{Group: g.name, To: &pb.RestoreRequest_Position{Position: g.target}, InPlace: true})
+			if err != nil {
+				return nil, err
+			}
+			return lastResult(stream)
+		})
+		if err == nil {
+			t.Logf("%s was restored again %s after the kill, in incarnation %d", g.name, time.Since(killed), result.Incarnation)
+			return
+		}
+		if took := time.Since(killed); took > interruptedWithin {
+			t.Fatalf("%s cannot be restored %s after the kill: %v", g.name, took, err)
+		}
+		time.Sleep(100 * time.Millisecond) // between looks at a condition
 	}
 }
 

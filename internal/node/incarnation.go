@@ -81,6 +81,16 @@ func (m *manager) origin(ctx context.Context, record *groups.GroupRecord) (diges
 	return digest, now.Origin.Carried, nil
 }
 
+// plannedRestore is the token of the restore of an incarnation that is under way,
+// as far as this node has heard.
+func (m *manager) plannedRestore(record *groups.GroupRecord) string {
+	now := m.current(record)
+	if now.Restoring == nil || now.ShardID != record.ShardID {
+		return ""
+	}
+	return now.Restoring.Token
+}
+
 // cancelRestore takes a restore back, if it has not happened.
 func (m *manager) cancelRestore(ctx context.Context, group, token string) (bool, error) {
 	_, err := m.directory.CancelRestore(ctx, group, token)

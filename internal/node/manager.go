@@ -165,12 +165,13 @@ func (m *manager) startGroup(ctx context.Context, state *groups.DirectoryState, 
 		InitialDefinition: func(ctx context.Context) (groups.Definition, uint64, error) {
 			return m.initialDefinition(ctx, record.Name)
 		},
-		Members:       func() []string { return m.current(record).Nodes() },
-		FeatureLevel:  func() uint64 { return m.directory.State().FeatureLevel(m.current(record)) },
-		Origin:        func(ctx context.Context) ([32]byte, [][]byte, error) { return m.origin(ctx, record) },
-		CancelRestore: func(ctx context.Context, token string) (bool, error) { return m.cancelRestore(ctx, record.Name, token) },
-		Logger:        m.logger,
-		Metrics:       m.metrics,
+		Members:        func() []string { return m.current(record).Nodes() },
+		FeatureLevel:   func() uint64 { return m.directory.State().FeatureLevel(m.current(record)) },
+		Origin:         func(ctx context.Context) ([32]byte, [][]byte, error) { return m.origin(ctx, record) },
+		PlannedRestore: func() string { return m.plannedRestore(record) },
+		CancelRestore:  func(ctx context.Context, token string) (bool, error) { return m.cancelRestore(ctx, record.Name, token) },
+		Logger:         m.logger,
+		Metrics:        m.metrics,
 	})
 	m.clearPast(record)
 	m.logger.Info("replica started", zap.String("group", record.Name), zap.Uint64("shard", record.ShardID), zap.Uint64("replica", member.ReplicaID))

@@ -26,7 +26,9 @@ type Archived struct {
 
 var archivedPattern = regexp.MustCompile(`^(\d{20})-(\d{20})\.seg\.zst$`)
 
-func archivedName(first, next uint64) string {
+// ArchivedSegmentName is the file of the positions from first to next-1 in the
+// archive.
+func ArchivedSegmentName(first, next uint64) string {
 	return fmt.Sprintf("%020d-%020d.seg.zst", first, next-1)
 }
 
@@ -34,7 +36,7 @@ func archivedName(first, next uint64) string {
 // the positions from first to next-1, into dir. The copy is read back and given
 // to check before it gets its name. One that is there already is left as it is.
 func ArchiveSegment(src, dir string, first, next uint64, check func(io.Reader) error) error {
-	path := filepath.Join(dir, archivedName(first, next))
+	path := filepath.Join(dir, ArchivedSegmentName(first, next))
 	return archiveFile(path, func(w io.Writer) error {
 		in, err := os.Open(src)
 		if err != nil {

@@ -19,7 +19,7 @@ func archivedSegment(t testing.TB, content string) (path string) {
 	src, dir := filepath.Join(t.TempDir(), "segment"), filepath.Join(t.TempDir(), "archive")
 	must(t, os.WriteFile(src, []byte(content), 0o644))
 	must(t, ArchiveSegment(src, dir, 12, 40, func(io.Reader) error { return nil }))
-	return filepath.Join(dir, archivedName(12, 40))
+	return filepath.Join(dir, ArchivedSegmentName(12, 40))
 }
 
 func readArchived(path string) (string, error) {
@@ -76,7 +76,7 @@ func TestArchivedSegmentDamageIsFound(t *testing.T) {
 // Would break: a file in the archive that was made to do harm takes the memory of
 // who reads it.
 func TestHostileArchivedSegment(t *testing.T) {
-	path := filepath.Join(t.TempDir(), archivedName(1, 2))
+	path := filepath.Join(t.TempDir(), ArchivedSegmentName(1, 2))
 	trailed := func(b []byte) []byte {
 		sum := sha256.Sum256(b)
 		return append(append(bytes.Clone(b), trailerHead...), sum[:]...)
