@@ -55,6 +55,10 @@ type Step struct {
 	Key string
 	// Value is what the later one wrote, or read when Kind is wr.
 	Value int64
+	// Witnesses tell why ww(t) and rw(t) are so. The first one wrote or read a version
+	// of the chain that is before, the second one a version of the chain that is
+	// after, and the first one had returned when the second one was invoked.
+	Witnesses []*Transaction
 }
 
 func (a *Anomaly) String() string {
@@ -66,6 +70,9 @@ func (a *Anomaly) String() string {
 	for i, step := range a.Cycle {
 		from, to := i+1, (i+1)%len(a.Cycle)+1
 		fmt.Fprintf(&s, "  T%d before T%d, %s: %s\n", from, to, step.Kind, step.why(from, to))
+		if len(step.Witnesses) == 2 {
+			fmt.Fprintf(&s, "    for    %s\n    before %s\n", step.Witnesses[0], step.Witnesses[1])
+		}
 	}
 	return s.String()
 }

@@ -48,6 +48,9 @@ type checker struct {
 	byName    map[string]*key
 	committed []bool
 	g         *graph
+	// witnesses are pairs of which the first had returned when the second was
+	// invoked.
+	witnesses [][2]int32
 	report    Report
 	found     map[Class]int
 }

@@ -222,7 +222,7 @@ func (s *search) steps(to int32, first *step) []step {
 			last := &out[len(out)-1]
 			last.to = p.to
 			if last.kind != rt {
-				last.value = p.value
+				last.value, last.witness = p.value, p.witness
 			}
 			continue
 		}
@@ -247,6 +247,10 @@ func (c *checker) addCycle(class Class, cycle []step) {
 		steps[i] = Step{Kind: kindNames[s.kind], Value: s.value}
 		if s.key >= 0 {
 			steps[i].Key = c.keys[s.key].name
+		}
+		if s.witness > 0 {
+			w := c.witnesses[s.witness-1]
+			steps[i].Witnesses = []*Transaction{&c.h[w[0]], &c.h[w[1]]}
 		}
 	}
 	a := c.add(class, fmt.Sprintf("a cycle of %d transactions: %s", len(cycle), cycleDetails[class]), txns...)

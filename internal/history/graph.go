@@ -29,6 +29,9 @@ type edge struct {
 	key   int32
 	value int64
 	kind  kind
+	// witness is where in checker.witnesses it is said why, from 1, for edges of
+	// which real time told the order.
+	witness int32
 }
 
 // graph has a node for each transaction, and behind them those between.

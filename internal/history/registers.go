@@ -27,7 +27,8 @@ type chain struct {
 	// over is when the first of its transactions had returned, begun when the last
 	// one was invoked: whatever was over before another chain begun is before it,
 	// and so are both chains.
-	over, begun time.Duration
+	over, begun     time.Duration
+	overBy, begunBy int32
 	// behind is the node between what ends it and what comes after.
 	behind int32
 	// entered and left tell how far the sweep has come; before are the chains that
@@ -122,9 +123,11 @@ func (c *checker) chain(k *key, first *version) *chain {
 
 func (c *checker) spread(ch *chain, txn int32) {
 	t := &c.h[txn]
-	ch.begun = max(ch.begun, t.Invoked)
-	if t.Outcome == OK {
-		ch.over = min(ch.over, t.Returned)
+	if t.Invoked > ch.begun {
+		ch.begun, ch.begunBy = t.Invoked, txn
+	}
+	if t.Outcome == OK && t.Returned < ch.over {
+		ch.over, ch.overBy = t.Returned, txn
 	}
 }
 
@@ -149,7 +152,12 @@ func (c *checker) follows(k *key, from, to *chain, written, read kind) {
 		}
 	}
 	// No reader of the last version wrote: it would have made another one the last.
-	c.g.edge(from.behind, to.first.writer, via, k.number, to.first.value)
+	e := edge{to: to.first.writer, kind: via, key: k.number, value: to.first.value}
+	if written == wwTime {
+		c.witnesses = append(c.witnesses, [2]int32{from.overBy, to.begunBy})
+		e.witness = int32(len(c.witnesses))
+	}
+	c.g.edges[from.behind] = append(c.g.edges[from.behind], e)
 }
 
 // byTime adds the order of chains that real time tells. A chain that is wholly
