@@ -180,21 +180,23 @@ type object struct {
 
 func (o object) String() string { return o.participant + "/" + o.key }
 
+// objectAfter is the nth object of a participant after so many writes to it.
+func objectAfter(participant string, n int, writes int64) object {
+	life := writes / (historyPerObject * int64(len(faultParticipants)))
+	if n < historyObjects {
+		return object{participant, fmt.Sprintf("list-%d-%d", n, life), true}
+	}
+	return object{participant, fmt.Sprintf("register-%d-%d", n, life), false}
+}
+
 // object chooses one of those that are in use.
 func (r *recorder) object(write bool) object {
-	n := rand.IntN(2 * historyObjects)
-	var life int64
+	n := rand.IntN(len(r.writes))
+	writes := r.writes[n].Load()
 	if write {
-		life = (r.writes[n].Add(1) - 1) / (historyPerObject * int64(len(faultParticipants)))
-	} else {
-		life = r.writes[n].Load() / (historyPerObject * int64(len(faultParticipants)))
+		writes = r.writes[n].Add(1) - 1
 	}
-	o := object{participant: faultParticipants[rand.IntN(len(faultParticipants))], list: n < historyObjects}
-	o.key = fmt.Sprintf("register-%d-%d", n, life)
-	if o.list {
-		o.key = fmt.Sprintf("list-%d-%d", n, life)
-	}
-	return o
+	return objectAfter(faultParticipants[rand.IntN(len(faultParticipants))], n, writes)
 }
 
 // run is a transaction with writes: lists are read and written back with one value
@@ -324,13 +326,11 @@ func (r *recorder) note(t strict.Transaction, outcome strict.Outcome) {
 func (r *recorder) readAll(ctx context.Context) {
 	var objects []object
 	for n := range r.writes {
-		for life := range r.writes[n].Load()/(historyPerObject*int64(len(faultParticipants))) + 1 {
-			for _, p := range faultParticipants {
-				o := object{participant: p, list: n < historyObjects, key: fmt.Sprintf("register-%d-%d", n, life)}
-				if o.list {
-					o.key = fmt.Sprintf("list-%d-%d", n, life)
+		for _, p := range faultParticipants {
+			for writes := range r.writes[n].Load() + 1 {
+				if o := objectAfter(p, n, writes); len(objects) == 0 || objects[len(objects)-1] != o {
+					objects = append(objects, o)
 				}
-				objects = append(objects, o)
 			}
 		}
 	}

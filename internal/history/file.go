@@ -124,15 +124,6 @@ func decodeLine(data []byte) (Transaction, error) {
 	return t, t.validate()
 }
 
-// WriteFile writes a history to a new file, or over an old one.
-func WriteFile(path string, h []Transaction) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(Encode(f, h), f.Close())
-}
-
 // ReadFile reads a history from a file.
 func ReadFile(path string) ([]Transaction, error) {
 	f, err := os.Open(path)
