@@ -83,7 +83,8 @@ func TestFaultHistoriesAreStrictlySerializable(t *testing.T) {
 	want(t, nil, r.cluster.WaitReady(ctx))
 	r.readAll(ctx)
 	report := r.check()
-	t.Logf("%d kills and %d pauses; %d transactions without writes, %s", kills, pauses, r.viewed.Load(), report)
+	t.Logf("%d kills and %d pauses; %d transactions, of which %d committed, %d of them only read and %d without an answer",
+		kills, pauses, report.Transactions, report.Committed, r.viewed.Load(), report.Inferred)
 	if kills == 0 || pauses == 0 || !r.enough() {
 		t.Error("too little happened for the test to show anything")
 	}
