@@ -32,6 +32,11 @@
 // copies and disks becomes ReportCopy entries, Retain entries, and refusals of
 // commits. Everything that a next reign must know is in the log.
 //
+// States that participants keep by themselves are captured before the gate opens
+// and stored after it: the nodes report them, and the reports become ReportCapture
+// entries. At each look, what the log waits for and the core does not, and what is
+// older than 10 min, is failed, which abandons the checkpoint.
+//
 // Restore, import and drill run on the node that coordinates the group. In place,
 // the directory's BeginIncarnation is the point of no return: before it plan
 // and seal are taken back, by the request or, once sealed, by the next reign.
@@ -46,5 +51,6 @@
 //	the lead is lost           proposed: indeterminate; the rest: aborted, moved
 //	the process dies           the same, with nobody left to say so
 //	a checkpoint is under way  not cut: taken by the next reign, if asked for or due;
-//	                           cut: its copies are written all the same
+//	                           cut: its copies are written all the same, unless
+//	                           it lacks captured state: then it is abandoned
 package coordinator

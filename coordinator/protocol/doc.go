@@ -33,7 +33,7 @@
 // A checkpoint closes the gate: commits that come wait, those past it finish. Once
 // nothing is being committed or on its way to the log, its command is proposed,
 // alone, and where the log puts it is the cut. The gate opens when the cut is
-// applied and the own state of active instances is captured, and after max_pause
+// applied and the own state of those asked for it is captured, and after max_pause
 // at the latest. That is safe at any moment, for the state machine's cut is exact
 // by itself: the gate is there so that no transaction is half done in what a
 // participant holds. A try that does not come to a cut is followed by others, with
@@ -41,7 +41,16 @@
 // recorded. A reign's end takes the gate with it.
 //
 // What a coordinator's end leaves: before the cut is in the log, nothing; after it,
-// a checkpoint that may lack captures and the note of its pause.
+// a checkpoint that may lack captures, which its successor has the log abandon, and
+// the note of its pause.
+//
+// Own state is asked for of those whose active instance has applied the log when
+// the cut is proposed. Their answers open the gate; the states are stored later. An
+// instance that fails, does not answer within max_pause, or is lost or replaced
+// before the log has its state, makes the checkpoint fail, and a report says so to
+// the log. A capture must not fall into an attempt of a participant whose handlers
+// change its state before the commit: a cut waits for attempts that have called one,
+// and while the gate is closed others wait in line for it.
 //
 // # A participant
 //
@@ -53,7 +62,7 @@
 //
 // testdata holds a script per rule: a_life_of_an_attempt, admission, steps,
 // prepare, abort, timeouts, batching, joining, gate, checkpoint, activation,
-// recovering, and in crash_points what each instant of a coordinator's end leaves.
+// recovering, own_state, and in crash_points what each instant of a coordinator's end leaves.
 // The random test holds the core against the real state machine under lost,
 // repeated, late and reordered messages.
 package protocol
