@@ -205,6 +205,9 @@ func (c *Coordinator) takeCheckpoints(ctx context.Context, g *reign) {
 		if err := c.takeDue(ctx, g); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotServing) {
 			g.log.Warn("looking for checkpoints that are due", zap.Error(err))
 		}
+		if err := c.failStranded(ctx, g); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotServing) {
+			g.log.Warn("looking for captured states that will not come", zap.Error(err))
+		}
 	}
 }
 
@@ -296,13 +299,15 @@ func (c *Coordinator) raiseFeatureLevel(ctx context.Context, g *reign) (ready bo
 	if err != nil {
 		return false, err
 	}
-	g.level.Store(meta.FeatureLevel)
-	supported := min(c.params.FeatureLevel(), command.MaxFeatureLevel)
-	if supported > max(meta.FeatureLevel, 1) {
+	level := meta.FeatureLevel
+	if supported := min(c.params.FeatureLevel(), command.MaxFeatureLevel); supported > max(level, 1) {
 		if _, err := g.administer(ctx, &command.FeatureLevel{Level: supported}); err != nil {
 			return false, err
 		}
-		g.level.Store(supported)
+		level = supported
 	}
-	return g.level.Load() >= 2, nil
+	if g.level.Swap(level) != level {
+		err = g.inLoop(ctx, func() { g.step(protocol.Leveled{Level: level}) })
+	}
+	return level >= 2, err
 }

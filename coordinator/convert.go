@@ -239,6 +239,7 @@ func participantToWire(group string, p ParticipantInfo, position uint64) *pb.Par
 	out := &pb.ParticipantInfo{
 		Group: group, Name: p.Name, Node: p.Node, Instance: p.Instance, State: p.State, Epoch: p.Epoch,
 		Position: p.Position, Reason: p.Reason, Description: p.Description, Votes: p.Votes, OwnState: p.OwnState,
+		Phase: p.Phase, CapturedPosition: p.CapturedPosition,
 	}
 	if p.OwnState && p.Position < position {
 		out.Lag = position - p.Position
@@ -246,7 +247,11 @@ func participantToWire(group string, p ParticipantInfo, position uint64) *pb.Par
 		out.Position = position // its data is the group's own
 	}
 	for _, s := range p.Standbys {
-		out.Standbys = append(out.Standbys, &pb.InstanceInfo{Node: s.Node, Instance: s.Instance, Description: s.Description, Position: s.Position})
+		standby := &pb.InstanceInfo{Node: s.Node, Instance: s.Instance, Description: s.Description, Position: s.Position, OwnState: s.OwnState, Phase: s.Phase}
+		if s.OwnState && s.Position < position {
+			standby.Lag = position - s.Position
+		}
+		out.Standbys = append(out.Standbys, standby)
 	}
 	return out
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/cohort-tx/cohort/txlog/command"
 )
 
-// newRealCoordinator is one over a group's shard of a single node.
-func newRealCoordinator(t testing.TB) *Coordinator {
+// newRealReplica is that of a group's shard of a single node.
+func newRealReplica(t testing.TB) *txlog.Replica {
 	t.Helper()
 	txlog.SetDragonboatLogger(zap.NewNop())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -34,8 +34,14 @@ func newRealCoordinator(t testing.TB) *Coordinator {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return r
+}
+
+// newRealCoordinator is one over a group's shard of a single node.
+func newRealCoordinator(t testing.TB) *Coordinator {
+	t.Helper()
 	c := New(Params{
-		Group: "shop", NodeName: "n1", Replica: Of(r),
+		Group: "shop", NodeName: "n1", Replica: Of(newRealReplica(t)),
 		InitialDefinition: func(context.Context) (groups.Definition, uint64, error) {
 			return groups.Default("shop", "inventory", "payments"), 7, nil
 		},

@@ -82,6 +82,7 @@ func (s *Service) makeRoutes() map[string]route {
 		pb.Peers_Configure_FullMethodName:               {target: coordinator},
 		pb.Checkpoints_CreateCheckpoint_FullMethodName:  {target: coordinator},
 		pb.Peers_ReportReplica_FullMethodName:           {target: coordinator},
+		pb.Peers_ReportCapture_FullMethodName:           {target: coordinator},
 		pb.Participants_FindState_FullMethodName: {target: func(req proto.Message) (*target, error) {
 			group := req.(*pb.FindStateRequest).GetGroup()
 			return &target{group: group, replica: true}, checkName("group", group)

@@ -55,6 +55,7 @@ type Transactor interface {
 	Configure(ctx context.Context, def groups.Definition, prune bool) (version uint64, err error)
 	RequestCheckpoint(ctx context.Context, req CheckpointRequest) (machine.Checkpoint, error)
 	ReportReplica(ctx context.Context, node string, copies []command.ReportCopy, disk DiskReport) error
+	ReportCapture(ctx context.Context, report command.ReportCapture) error
 	Seal(ctx context.Context, token string) (machine.Checkpoint, error)
 	Unseal(ctx context.Context, token string) error
 	OpenSession(node string, send func(*pb.CoordinatorMessage)) (AgentSession, error)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -258,7 +259,7 @@ func (c *Coordinator) loadConfig(epoch uint64) (*protocol.Config, uint64, error)
 		return nil, 0, err
 	}
 	pc := coreConfig(&def, &config, epoch)
-	pc.Activations = active
+	pc.Activations, pc.FeatureLevel = active, meta.FeatureLevel
 	c.definition.Store(&def)
 	return &pc, meta.Incarnation, nil
 }
@@ -292,9 +293,16 @@ func activations(snap Snapshot) ([]protocol.Activation, error) {
 	if err != nil {
 		return nil, err
 	}
+	states, err := machine.ReadOwnStates(snap.Reader())
+	if err != nil {
+		return nil, err
+	}
 	out := make([]protocol.Activation, len(all))
 	for i, a := range all {
-		out[i] = protocol.Activation{Participant: a.Participant, Node: a.Node, Instance: a.Instance, Epoch: a.Epoch}
+		out[i] = protocol.Activation{
+			Participant: a.Participant, Node: a.Node, Instance: a.Instance, Epoch: a.Epoch,
+			OwnState: slices.ContainsFunc(states, func(o machine.OwnState) bool { return o.Participant == a.Participant }),
+		}
 	}
 	return out, nil
 }

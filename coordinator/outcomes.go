@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
@@ -226,7 +227,10 @@ func stateName(s protocol.State) string {
 // InstanceInfo describes a standby.
 type InstanceInfo struct {
 	Node, Instance, Description string
-	Position                    uint64
+	// Position that one with state of its own has applied, and what it does.
+	Position uint64
+	OwnState bool
+	Phase    string
 }
 
 // ParticipantInfo describes a participant as the coordinator sees it.
@@ -239,9 +243,14 @@ type ParticipantInfo struct {
 	Epoch       uint64
 	Position    uint64
 	Votes       bool
-	OwnState    bool
-	Reason      string
-	Standbys    []InstanceInfo
+	// OwnState: it keeps state of its own. Phase is what its active instance does,
+	// restoring or following; CapturedPosition is of its newest captured state, 0 for
+	// none.
+	OwnState         bool
+	Phase            string
+	CapturedPosition uint64
+	Reason           string
+	Standbys         []InstanceInfo
 }
 
 // Participants describes the group's participants in the definition's order.
@@ -252,6 +261,10 @@ func (c *Coordinator) Participants(ctx context.Context) ([]ParticipantInfo, erro
 	}
 	found := make(chan []protocol.ParticipantInfo, 1)
 	if err := g.inLoop(ctx, func() { found <- g.core.Participants() }); err != nil {
+		return nil, err
+	}
+	states, checkpoints, err := c.ownStates()
+	if err != nil {
 		return nil, err
 	}
 	position := c.params.Replica.Position()
@@ -265,7 +278,7 @@ func (c *Coordinator) Participants(ctx context.Context) ([]ParticipantInfo, erro
 			info.Votes, info.OwnState = p.Active.Votes, p.Active.OwnState
 			info.Reason = p.Reason
 			if p.Active.OwnState {
-				info.Position = p.Active.Position
+				info.Position, info.Phase = p.Active.Position, p.Active.Phase.String()
 			}
 		case p.Activating:
 			info.State, info.Reason = "activating", p.Reason
@@ -275,9 +288,40 @@ func (c *Coordinator) Participants(ctx context.Context) ([]ParticipantInfo, erro
 			info.State, info.Reason = "detached", p.Reason
 		}
 		for _, s := range p.Standbys {
-			info.Standbys = append(info.Standbys, InstanceInfo{Node: s.Node, Instance: s.Instance, Description: s.Description, Position: s.Position})
+			info.Standbys = append(info.Standbys, InstanceInfo{
+				Node: s.Node, Instance: s.Instance, Description: s.Description, Position: s.Position, OwnState: s.OwnState, Phase: s.Phase.String(),
+			})
+		}
+		if i := slices.IndexFunc(states, func(o machine.OwnState) bool { return o.Participant == p.Name }); i >= 0 {
+			own := &states[i]
+			info.OwnState = true
+			if own.Last.State != 0 {
+				info.CapturedPosition = own.Last.Position
+			}
+			if p.Active == nil {
+				info.Position = own.From() // where an instance would begin
+			}
+			if info.Reason == "" {
+				info.Reason = ownStateReason(&p, own, checkpoints, position)
+			}
 		}
 		infos = append(infos, info)
 	}
 	return infos, nil
+}
+
+// ownStates reads what the log knows of states that participants keep by
+// themselves.
+func (c *Coordinator) ownStates() ([]machine.OwnState, []machine.Checkpoint, error) {
+	snap, err := c.params.Replica.Snapshot()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer snap.Close()
+	states, err := machine.ReadOwnStates(snap.Reader())
+	if err != nil || len(states) == 0 {
+		return nil, nil, err
+	}
+	checkpoints, err := machine.ReadCheckpoints(snap.Reader())
+	return states, checkpoints, err
 }

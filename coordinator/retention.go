@@ -18,8 +18,8 @@ import (
 
 // retain gives the command that drops what retention does not keep, nil when
 // there is nothing to drop: all but the newest complete checkpoints, what is older
-// than those, and the log that none of them needs.
-func retain(all []machine.Checkpoint, s machine.Schedule, incarnation uint64, keep uint64) *command.Retain {
+// than those, and the log that neither they nor the state of any participant needs.
+func retain(all []machine.Checkpoint, own []machine.OwnState, s machine.Schedule, incarnation uint64, keep uint64) *command.Retain {
 	newestFirst := slices.Clone(all)
 	slices.SortFunc(newestFirst, func(a, b machine.Checkpoint) int { return cmp.Compare(b.Number, a.Number) })
 	var oldest *machine.Checkpoint
@@ -35,16 +35,19 @@ func retain(all []machine.Checkpoint, s machine.Schedule, incarnation uint64, ke
 		return nil
 	}
 	out := &command.Retain{}
+	var stay []machine.Checkpoint
 	for i := range all {
 		c := &all[i]
 		dropped := c.Number < oldest.Number && (c.State == machine.CheckpointComplete || c.State == machine.CheckpointFailed)
 		if dropped {
 			out.Drop = append(out.Drop, c.Number)
+		} else {
+			stay = append(stay, *c)
 		}
 	}
 	// Log before this incarnation's first position is not there to be kept.
-	if from := oldest.Position + 1; oldest.Incarnation == incarnation && from > s.LogFrom {
-		out.LogFrom = from
+	if need, found := machine.LogNeed(stay, own); found && oldest.Incarnation == incarnation && need.From > s.LogFrom {
+		out.LogFrom = need.From
 	}
 	if len(out.Drop) == 0 && out.LogFrom == 0 {
 		return nil
@@ -193,7 +196,11 @@ func retention(snap Snapshot, keep uint64) (command.Command, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cmd := retain(all, s, meta.Incarnation, keep); cmd != nil {
+	own, err := machine.ReadOwnStates(snap.Reader())
+	if err != nil {
+		return nil, err
+	}
+	if cmd := retain(all, own, s, meta.Incarnation, keep); cmd != nil {
 		return cmd, nil
 	}
 	return nil, nil

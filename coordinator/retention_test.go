@@ -116,7 +116,7 @@ func TestAYearOfCheckpointsGrowsNothing(t *testing.T) {
 		if s, err = machine.ReadSchedule(y.store); err != nil {
 			t.Fatal(err)
 		}
-		if cmd := retain(all, s, 1, def.Retention.Checkpoints); cmd != nil {
+		if cmd := retain(all, nil, s, 1, def.Retention.Checkpoints); cmd != nil {
 			y.done(cmd)
 		}
 		for {
@@ -164,21 +164,30 @@ func TestRetainKeepsTheNewestComplete(t *testing.T) {
 	part.Request.Participants = []string{"a"}
 	failed := machine.Checkpoint{Number: 2, State: machine.CheckpointFailed, Incarnation: 1, Position: 20}
 	abandoned := machine.Checkpoint{Number: 1, State: machine.CheckpointAbandoned, Incarnation: 1}
+	captured := func(position uint64) machine.OwnState {
+		return machine.OwnState{Participant: "a", Last: machine.Capture{Participant: "a", State: machine.CaptureStored, Position: position}}
+	}
+	inherits := complete(3, 30)
+	inherits.LogFrom = 21
 	for name, c := range map[string]struct {
 		all  []machine.Checkpoint
 		keep uint64
+		own  []machine.OwnState
 		from uint64
 		want *command.Retain
 	}{
-		"fewer than are kept":               {all: []machine.Checkpoint{complete(1, 10)}, keep: 2},
-		"one too many":                      {all: []machine.Checkpoint{complete(1, 10), complete(3, 30), complete(6, 60)}, keep: 2, want: &command.Retain{Drop: []uint64{1}, LogFrom: 31}},
-		"what is being written stays":       {all: []machine.Checkpoint{complete(3, 30), writing, complete(6, 60)}, keep: 1, want: &command.Retain{Drop: []uint64{3}, LogFrom: 61}},
-		"part of a group does not count":    {all: []machine.Checkpoint{complete(3, 30), part}, keep: 2},
-		"part of a group goes with its age": {all: []machine.Checkpoint{complete(3, 30), part, complete(6, 60)}, keep: 1, want: &command.Retain{Drop: []uint64{3, 4}, LogFrom: 61}},
-		"failed ones go, abandoned stay":    {all: []machine.Checkpoint{abandoned, failed, complete(3, 30)}, keep: 1, want: &command.Retain{Drop: []uint64{2}, LogFrom: 31}},
-		"nothing twice":                     {all: []machine.Checkpoint{complete(3, 30)}, keep: 1, from: 31},
+		"fewer than are kept":                       {all: []machine.Checkpoint{complete(1, 10)}, keep: 2},
+		"one too many":                              {all: []machine.Checkpoint{complete(1, 10), complete(3, 30), complete(6, 60)}, keep: 2, want: &command.Retain{Drop: []uint64{1}, LogFrom: 31}},
+		"what is being written stays":               {all: []machine.Checkpoint{complete(3, 30), writing, complete(6, 60)}, keep: 1, want: &command.Retain{Drop: []uint64{3}, LogFrom: 61}},
+		"part of a group does not count":            {all: []machine.Checkpoint{complete(3, 30), part}, keep: 2},
+		"part of a group goes with its age":         {all: []machine.Checkpoint{complete(3, 30), part, complete(6, 60)}, keep: 1, want: &command.Retain{Drop: []uint64{3, 4}, LogFrom: 61}},
+		"failed ones go, abandoned stay":            {all: []machine.Checkpoint{abandoned, failed, complete(3, 30)}, keep: 1, want: &command.Retain{Drop: []uint64{2}, LogFrom: 31}},
+		"what was captured last holds the log":      {all: []machine.Checkpoint{complete(3, 30), complete(6, 60)}, keep: 1, own: []machine.OwnState{captured(40)}, want: &command.Retain{Drop: []uint64{3}, LogFrom: 41}},
+		"what was never captured, from its base on": {all: []machine.Checkpoint{complete(3, 30), complete(6, 60)}, keep: 1, own: []machine.OwnState{{Participant: "a", Base: 7}}, want: &command.Retain{Drop: []uint64{3}, LogFrom: 8}},
+		"what a kept one inherited":                 {all: []machine.Checkpoint{complete(1, 10), inherits, complete(6, 60)}, keep: 2, own: []machine.OwnState{captured(60)}, want: &command.Retain{Drop: []uint64{1}, LogFrom: 21}},
+		"nothing twice":                             {all: []machine.Checkpoint{complete(3, 30)}, keep: 1, from: 31},
 	} {
-		got := retain(c.all, machine.Schedule{LogFrom: c.from}, 1, c.keep)
+		got := retain(c.all, c.own, machine.Schedule{LogFrom: c.from}, 1, c.keep)
 		if fmt.Sprint(got) != fmt.Sprint(c.want) {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
@@ -186,7 +195,7 @@ func TestRetainKeepsTheNewestComplete(t *testing.T) {
 	// Of an earlier incarnation: it is kept, and says nothing about this one's log.
 	back := complete(3, 30)
 	back.Incarnation = 1
-	if got := retain([]machine.Checkpoint{back}, machine.Schedule{}, 2, 1); got != nil {
+	if got := retain([]machine.Checkpoint{back}, nil, machine.Schedule{}, 2, 1); got != nil {
 		t.Errorf("a checkpoint of an earlier incarnation: %+v", got)
 	}
 }

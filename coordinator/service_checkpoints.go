@@ -154,6 +154,9 @@ func checkpointToWire(group string, c *machine.Checkpoint) *pb.CheckpointInfo {
 			})
 		}
 	}
+	for i := range c.Captures {
+		stateToWire(out, &c.Captures[i])
+	}
 	for _, m := range c.Members {
 		copy := &pb.CheckpointCopy{Node: m, State: command.CopyNone.String()}
 		for i := range c.Copies {
@@ -172,6 +175,20 @@ func checkpointToWire(group string, c *machine.Checkpoint) *pb.CheckpointInfo {
 		}
 	}
 	return out
+}
+
+// stateToWire adds what is known of a participant's own state; its store data may
+// not be known yet.
+func stateToWire(out *pb.CheckpointInfo, c *machine.Capture) {
+	at, found := slices.BinarySearchFunc(out.Participants, c.Participant, func(p *pb.CheckpointParticipant, name string) int { return cmp.Compare(p.Name, name) })
+	if !found {
+		out.Participants = slices.Insert(out.Participants, at, &pb.CheckpointParticipant{Name: c.Participant})
+	}
+	state := &pb.CheckpointState{State: c.State.String(), Position: c.Position, Bytes: c.Bytes, Reason: c.Detail}
+	if c.Exists() {
+		state.Sha256 = slices.Clone(c.SHA256[:])
+	}
+	out.Participants[at].State = state
 }
 
 // participantSection begins the names of participants' sections.
@@ -370,6 +387,9 @@ func (s *checkpointsService) ExportCheckpoint(req *pb.ExportCheckpointRequest, s
 	if err != nil {
 		return err
 	}
+	if err := exportable(req.GetGroup(), wanted); err != nil {
+		return err
+	}
 	file, err := s.openCopy(ctx, req.GetGroup(), wanted)
 	if err != nil {
 		return err
@@ -399,6 +419,19 @@ func (s *Service) wantedCheckpoint(ctx context.Context, group string, id uint64)
 			"group %q has no complete checkpoint yet; take one with `cohort checkpoint create %s --wait`", group, group)
 	}
 	return nil, noSuchCheckpoint(group, id)
+}
+
+// exportable refuses a checkpoint of which no group could be made elsewhere: of one
+// with a state that is older than the cut, the log belongs to it.
+func exportable(group string, c *pb.CheckpointInfo) error {
+	for _, p := range c.GetParticipants() {
+		if s := p.GetState(); s != nil && s.GetPosition() < c.GetPosition() {
+			return failure(codes.FailedPrecondition, reasonUnknownCheckpoint, []string{"group", group, "checkpoint", uintText(c.GetId()), "participant", p.GetName()},
+				"the state of participant %s in checkpoint %d is as of position %d, and the log from there to the checkpoint's, %d, would not be in the file; take one while an instance of %s is ready, or restore here",
+				p.GetName(), c.GetId(), s.GetPosition(), c.GetPosition(), p.GetName())
+		}
+	}
+	return nil
 }
 
 // copyFile is a copy of a checkpoint as an export file.

@@ -217,7 +217,7 @@ func (v *fakeView) Close() {
 // fakeDirectory is the directory that all nodes of a test share.
 type fakeDirectory struct {
 	Directory // what tests do not ask of it
-	t         *testing.T
+	t         testing.TB
 	mu        sync.Mutex
 	d         *groups.Directory
 	// silent: it has no quorum.
@@ -314,14 +314,14 @@ func (n *testNode) run(local LocalGroup) {
 func (n *testNode) transactions() pb.TransactionsClient { return pb.NewTransactionsClient(n.conn) }
 
 type testCluster struct {
-	t         *testing.T
+	t         testing.TB
 	directory *fakeDirectory
 	nodes     []*testNode
 }
 
 // newTestCluster starts nodes n1, n2, … whose directory has the group checkout,
 // with participants orders and ledger, on the first members of them.
-func newTestCluster(t *testing.T, nodes, members int) *testCluster {
+func newTestCluster(t testing.TB, nodes, members int) *testCluster {
 	c := &testCluster{t: t, directory: &fakeDirectory{t: t, d: groups.NewDirectory()}}
 	var names []string
 	for i := range nodes {
@@ -344,6 +344,7 @@ func newTestCluster(t *testing.T, nodes, members int) *testCluster {
 		n.service.wait = 2 * time.Second
 		n.server = grpc.NewServer(n.service.ServerOptions()...)
 		n.service.Register(n.server)
+		n.service.RegisterParticipants(n.server, nil)
 		var serving sync.WaitGroup
 		serving.Go(func() { _ = n.server.Serve(listener) })
 		n.conn, err = grpc.NewClient(n.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))

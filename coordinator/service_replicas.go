@@ -41,6 +41,36 @@ func (s *peersService) ReportReplica(ctx context.Context, req *pb.ReportReplicaR
 	return &pb.ReportReplicaResponse{}, nil
 }
 
+// ReportCapture takes a node's word on captured state; see Coordinator.ReportCapture.
+func (s *peersService) ReportCapture(ctx context.Context, req *pb.ReportCaptureRequest) (*pb.ReportCaptureResponse, error) {
+	report := command.ReportCapture{
+		Number: req.GetCheckpoint(), Participant: req.GetParticipant(), Epoch: req.GetActivationEpoch(), Position: req.GetPosition(), Failure: req.GetFailure(),
+	}
+	if err := checkName("participant", report.Participant); err != nil {
+		return nil, err
+	}
+	if report.Failure == "" {
+		if err := checkName("node", req.GetNode()); err != nil {
+			return nil, err
+		}
+		report.Node, report.Bytes = req.GetNode(), req.GetBytes()
+		report.Section = command.Section{Name: command.SectionState + report.Participant, Keys: req.GetRecords(), Bytes: req.GetSectionBytes()}
+		if len(req.GetDigest()) != len(report.Section.Digest) || len(req.GetSha256()) != len(report.SHA256) {
+			return nil, invalid("digest", "has %d bytes and the sum %d: %d and %d are right", len(req.GetDigest()), len(req.GetSha256()), len(report.Section.Digest), len(report.SHA256))
+		}
+		copy(report.Section.Digest[:], req.GetDigest())
+		copy(report.SHA256[:], req.GetSha256())
+	}
+	c, err := s.transactor(req.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	if err := c.ReportCapture(ctx, report); err != nil {
+		return nil, statusOf(req.GetGroup(), err)
+	}
+	return &pb.ReportCaptureResponse{}, nil
+}
+
 func copiesOf(reports []*pb.CopyReport) ([]command.ReportCopy, error) {
 	out := make([]command.ReportCopy, len(reports))
 	for i, r := range reports {

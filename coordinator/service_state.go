@@ -385,7 +385,7 @@ func (s *Service) ReportCaptured(ctx context.Context, group string, c *command.R
 		req.Records, req.SectionBytes, req.Digest = c.Section.Keys, c.Section.Bytes, c.Section.Digest[:]
 		req.Bytes, req.Sha256 = c.Bytes, c.SHA256[:]
 	}
-	_, err := s.dispatch(ctx, target{group: group, coordinator: true}, func(ctx context.Context) (any, error) {
+	_, err := s.dispatch(asOwn(ctx), target{group: group, coordinator: true}, func(ctx context.Context) (any, error) {
 		return (&peersService{Service: s}).ReportCapture(ctx, req)
 	}, func(ctx context.Context, conn *grpc.ClientConn) (any, error) {
 		return pb.NewPeersClient(conn).ReportCapture(ctx, req)

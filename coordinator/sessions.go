@@ -96,7 +96,8 @@ func (s *Session) Receive(m *cohortv1.AgentMessage) error {
 		}
 		ev = &protocol.Attached{
 			Session: s.number, Node: s.node, Participant: h.GetParticipant(), Instance: h.GetInstance(),
-			Votes: h.GetVotes(), OwnState: h.GetOwnState(), Description: h.GetDescription(), Position: h.GetPosition(),
+			Votes: h.GetVotes(), OwnState: h.GetOwnState(), AppliesFirst: h.GetAppliesFirst(), Description: h.GetDescription(),
+			Position: s.positionOf(h.GetIncarnation(), h.GetPosition()),
 		}
 	case *cohortv1.AgentMessage_Detached:
 		ev = &protocol.Detached{Session: s.number, Participant: m.Detached.GetParticipant(), Instance: m.Detached.GetInstance()}
@@ -112,6 +113,15 @@ func (s *Session) Receive(m *cohortv1.AgentMessage) error {
 		return ErrNotServing
 	}
 	return nil
+}
+
+// positionOf takes an instance's word for a position: of another incarnation it says
+// nothing.
+func (s *Session) positionOf(incarnation, position uint64) uint64 {
+	if incarnation != s.reign.incarnation {
+		return 0
+	}
+	return position
 }
 
 // heartbeat is answered only after a ReadIndex begun after its receipt, so that
@@ -140,6 +150,16 @@ func (s *Session) fromInstance(f *cohortv1.FromInstance) (protocol.Event, error)
 		return &protocol.Ready{
 			Session: s.number, Participant: participant, Instance: instance,
 			Epoch: m.Ready.GetActivationEpoch(), Position: m.Ready.GetPosition(),
+		}, nil
+	case *cohortv1.InstanceMessage_Captured:
+		return &protocol.Captured{
+			Session: s.number, Participant: participant, Instance: instance, Number: m.Captured.GetCheckpoint(),
+			Position: m.Captured.GetPosition(), Epoch: m.Captured.GetActivationEpoch(), Failure: m.Captured.GetFailure(),
+		}, nil
+	case *cohortv1.InstanceMessage_Progress:
+		return &protocol.Progress{
+			Session: s.number, Participant: participant, Instance: instance, Phase: protocol.Phase(m.Progress.GetPhase()),
+			Position: s.positionOf(m.Progress.GetIncarnation(), m.Progress.GetPosition()),
 		}, nil
 	}
 	return nil, &Invalid{Field: "from_instance.message", Detail: fmt.Sprintf("a message of kind %T does not belong here", f.GetMessage().GetMessage())}

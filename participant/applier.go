@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
@@ -218,7 +219,7 @@ func (o *ownState) sortOutLocked(entries []Entry) (todo []Entry, ends []ending) 
 	todo = make([]Entry, 0, len(entries))
 	for i := range entries {
 		e := &entries[i]
-		changes := e.Changes
+		changes := logged(e.Changes)
 		if len(o.attempts.byID) > 0 && o.attempts.byID[e.ID] != nil {
 			end := ending{position: e.Position}
 			if end.winner, end.losers = o.attempts.decided(e); end.winner != nil && len(end.winner.changes) > 0 {
@@ -233,6 +234,16 @@ func (o *ownState) sortOutLocked(entries []Entry) (todo []Entry, ends []ending) 
 		}
 	}
 	return todo, ends
+}
+
+// logged are the changes that are the state's: what was written into the
+// participant's store is there, and not the state's to keep.
+func logged(changes []Change) []Change {
+	other := func(c Change) bool { return c.Kind != ChangeLog }
+	if !slices.ContainsFunc(changes, other) {
+		return changes
+	}
+	return slices.DeleteFunc(slices.Clone(changes), other)
 }
 
 // apply hands entries to the state, several at once if it takes them.

@@ -10,7 +10,7 @@ import (
 func TestDeadAttemptsAreNeverFoundAgain(t *testing.T) {
 	table := newAttempts()
 	name := func(begun uint64) attemptKey { return attemptKey{id: fmt.Sprint(begun), begun: begun, nonce: 1} }
-	for begun := uint64(1); begun <= 3*maxDeadAttempts; begun++ {
+	for begun := uint64(1); begun <= 2*maxDeadAttempts; begun++ {
 		a, why := table.find(name(begun), 1, 1)
 		if a == nil {
 			t.Fatalf("%d is new: %s", begun, why)
@@ -19,7 +19,7 @@ func TestDeadAttemptsAreNeverFoundAgain(t *testing.T) {
 		table.bury(a.key)
 		table.forget(a)
 	}
-	for begun := uint64(1); begun <= 3*maxDeadAttempts; begun++ {
+	for begun := uint64(1); begun <= 2*maxDeadAttempts; begun++ {
 		if a, _ := table.find(name(begun), 1, 1); a != nil {
 			t.Fatalf("%d is back", begun)
 		}
@@ -27,7 +27,7 @@ func TestDeadAttemptsAreNeverFoundAgain(t *testing.T) {
 	if len(table.dead) > maxDeadAttempts || len(table.byKey) != 0 || len(table.byID) != 0 {
 		t.Errorf("kept %d dead, %d, %d", len(table.dead), len(table.byKey), len(table.byID))
 	}
-	for n := range uint64(maxAttempts) {
+	for n := range uint64(maxAttempts) { // all open
 		if a, why := table.find(name(10*maxDeadAttempts+n), 1, 1); a == nil {
 			t.Fatal(why)
 		} else {

@@ -25,6 +25,15 @@
 // reads and stages changes through its StepTx; they are applied when the
 // transaction commits, and never otherwise.
 //
+// # A service with state of its own
+//
+// App.State gives an App an OwnState: a handler locks what it reads (StepTx.Lock)
+// and logs what is to be changed (StepTx.Log); when the transaction has committed,
+// OwnState.Apply gets it, once and in the log's order. Checkpoints capture the
+// state, and a new process or another node is brought to the group's position by a
+// captured state and the log after it. docs/participants.md has the contract of each
+// callback.
+//
 // # What is guaranteed
 //
 // Read-write transactions are strictly serializable. An id that the caller chose

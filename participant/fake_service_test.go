@@ -3,7 +3,6 @@ package participant_test
 import (
 	"context"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 
@@ -140,9 +139,6 @@ func (g *fakeGroup) active(p string) *fakeInstance {
 	return nil
 }
 
-// stepTimeout is what the fake gives a step.
-const stepTimeout = 300 * time.Millisecond
-
 func (n *fakeNode) Call(ctx context.Context, r *pb.CallRequest) (*pb.CallResponse, error) {
 	g := n.g
 	g.mu.Lock()
@@ -166,12 +162,12 @@ func (n *fakeNode) Call(ctx context.Context, r *pb.CallRequest) (*pb.CallRespons
 		g.mu.Lock()
 		a.called[r.Participant] = true
 		g.mu.Unlock()
-		stepCtx, cancel := context.WithTimeout(ctx, 2*stepTimeout)
+		stepCtx, cancel := context.WithTimeout(ctx, 2*g.stepTimeout)
 		defer cancel()
 		m := g.ask(stepCtx, i, func(call, epoch uint64) *pb.NodeMessage {
 			return &pb.NodeMessage{Message: &pb.NodeMessage_Step{Step: &pb.Step{
 				Call: call, Attempt: r.Attempt, Step: r.Step, Method: r.Method, Payload: r.Payload, ContentType: r.ContentType,
-				Position: position, ActivationEpoch: epoch, CoordinatorEpoch: 1, TimeoutMs: stepTimeout.Milliseconds(), LeaseMs: g.lease.Milliseconds(),
+				Position: position, ActivationEpoch: epoch, CoordinatorEpoch: 1, TimeoutMs: g.stepTimeout.Milliseconds(), LeaseMs: g.lease.Milliseconds(),
 			}}}
 		})
 		switch result := m.GetStepResult(); {
@@ -212,7 +208,7 @@ func (g *fakeGroup) votes(ctx context.Context, attempt *pb.Attempt, called map[s
 		}
 		m := g.ask(ctx, i, func(call, epoch uint64) *pb.NodeMessage {
 			return &pb.NodeMessage{Message: &pb.NodeMessage_Prepare{Prepare: &pb.Prepare{
-				Call: call, Attempt: attempt, ActivationEpoch: epoch, CoordinatorEpoch: 1, TimeoutMs: stepTimeout.Milliseconds(),
+				Call: call, Attempt: attempt, ActivationEpoch: epoch, CoordinatorEpoch: 1, TimeoutMs: g.stepTimeout.Milliseconds(),
 			}}}
 		})
 		if !m.GetVote().GetYes() {

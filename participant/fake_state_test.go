@@ -22,6 +22,8 @@ type fakeStates struct {
 	incarnation uint64
 	// lease is what steps are told; short ones are for tests of its end.
 	lease time.Duration
+	// stepTimeout is what a step and a vote are given.
+	stepTimeout time.Duration
 	// logFirst is the first position kept; base is before the first own state.
 	logFirst, base uint64
 	states         map[string]*fakeCapture // captured and complete, by participant
@@ -53,6 +55,7 @@ type fakeCapture struct {
 
 func (s *fakeStates) init() {
 	s.incarnation, s.logFirst, s.lease, s.followMany, s.notify = 1, 1, 30*time.Second, 1, 1
+	s.stepTimeout = 300 * time.Millisecond
 	s.states, s.storing = map[string]*fakeCapture{}, map[string]*fakeCapture{}
 }
 

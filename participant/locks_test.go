@@ -240,7 +240,7 @@ func TestLocksExhaustively(t *testing.T) {
 // Without it the same could happen with more attempts and keys, or at the table's
 // bound.
 func TestLocksAtRandom(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		most := 200
 		if seed%3 == 0 {

@@ -215,7 +215,7 @@ func waitApplied(t testing.TB, b *bank, position uint64) {
 // waitUntil polls what tells of no change by itself.
 func waitUntil(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(waitTime); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain for: %s", what)
 		}
@@ -312,7 +312,8 @@ func TestHandlersWaitForTheirSnapshot(t *testing.T) {
 func TestLocksMakeTransfersExact(t *testing.T) {
 	g, group := started(t, "bank")
 	b := newBank()
-	const accounts, clients, each = 5, 6, 15
+	const accounts, clients, each = 5, 5, 10
+	g.stepTimeout = 10 * time.Second
 	serve(t, bankApp("bank", b, b.balance), g.node(t).addr)
 	g.waitReady(t, "bank")
 	for i := range accounts {

@@ -44,10 +44,14 @@ func serve(t testing.TB, app *participant.App, addrs string, opts ...participant
 	return stop
 }
 
+// waitTime bounds waiting for what comes in milliseconds on a machine that has
+// nothing else to do.
+const waitTime = 60 * time.Second
+
 // waitFor waits until the group's state is as wanted.
 func (g *fakeGroup) waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(waitTime)
 	for {
 		g.mu.Lock()
 		good, changed := ok(), g.changed

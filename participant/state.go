@@ -38,8 +38,9 @@ type OwnState interface {
 	// returned, and leaves the state to be restored again. A state that stores its
 	// Point stores at.
 	Restore(ctx context.Context, at Point, r io.Reader) error
-	// Apply makes the changes of one committed transaction. Entries that do not
-	// change this participant are left out, so their positions rise with gaps. A
+	// Apply makes the changes of one committed transaction: those that StepTx.Log
+	// staged, in their order. Entries without any are left out, so their positions
+	// rise with gaps. What was written into the participant's store is not given. A
 	// state that stores its Point stores e.Incarnation and e.Position with the
 	// changes. It must not fail for any reason that lies in the changes.
 	Apply(ctx context.Context, e Entry) error

@@ -152,7 +152,7 @@ func (u *upload) send() error {
 // is sent.
 func refusedCapture(err error) bool {
 	switch status.Code(err) {
-	case codes.InvalidArgument, codes.NotFound, codes.Unimplemented, codes.FailedPrecondition, codes.ResourceExhausted:
+	case codes.InvalidArgument, codes.NotFound, codes.Unimplemented, codes.FailedPrecondition:
 		return true
 	}
 	return false

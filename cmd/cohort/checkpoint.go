@@ -61,6 +61,29 @@ type sectionView struct {
 	Keys   uint64 `json:"keys"`
 	Bytes  uint64 `json:"bytes"`
 	Digest string `json:"digest"`
+	// OwnState is null for a participant without state of its own.
+	OwnState *ownStateView `json:"own_state"`
+}
+
+// ownStateView is the captured state of a participant. State is wanted, captured,
+// inherited or failed.
+type ownStateView struct {
+	State    string `json:"state"`
+	Position uint64 `json:"position"`
+	Bytes    uint64 `json:"bytes"`
+	SHA256   string `json:"sha256"`
+	Reason   string `json:"reason"`
+}
+
+// text tells of the state in a few words.
+func (s *ownStateView) text() string {
+	switch {
+	case s == nil:
+		return "-"
+	case s.SHA256 == "":
+		return s.State
+	}
+	return fmt.Sprintf("%s, %s of position %d", s.State, sizeText(s.Bytes), s.Position)
 }
 
 func viewCheckpoint(c *pb.CheckpointInfo) checkpointView {
@@ -82,7 +105,11 @@ func viewCheckpoint(c *pb.CheckpointInfo) checkpointView {
 func viewSections(sections []*pb.CheckpointParticipant) []sectionView {
 	views := []sectionView{}
 	for _, s := range sections {
-		views = append(views, sectionView{Name: s.Name, Keys: s.Keys, Bytes: s.Bytes, Digest: hex.EncodeToString(s.Digest)})
+		view := sectionView{Name: s.Name, Keys: s.Keys, Bytes: s.Bytes, Digest: hex.EncodeToString(s.Digest)}
+		if own := s.State; own != nil {
+			view.OwnState = &ownStateView{State: own.State, Position: own.Position, Bytes: own.Bytes, SHA256: hex.EncodeToString(own.Sha256), Reason: own.Reason}
+		}
+		views = append(views, view)
 	}
 	return views
 }

@@ -137,7 +137,11 @@ func (v checkpointView) brief(w *tabwriter.Writer) {
 	}
 	fmt.Fprintf(w, "  %s, on %d node(s), written in %s\n", sizeText(v.Bytes), len(v.Copies), secondsText(v.WriteSeconds))
 	for _, p := range v.Participants {
-		fmt.Fprintf(w, "  %s\t%d keys\t%s\n", p.Name, p.Keys, sizeText(p.Bytes))
+		fmt.Fprintf(w, "  %s\t%d keys\t%s", p.Name, p.Keys, sizeText(p.Bytes))
+		if p.OwnState != nil {
+			fmt.Fprintf(w, "\town state %s", p.OwnState.text())
+		}
+		fmt.Fprintln(w)
 	}
 }
 

@@ -92,9 +92,9 @@ func (v checkpointDetail) table(w *tabwriter.Writer) {
 	} {
 		fmt.Fprintf(w, "  %s\t%s\n", line[0], line[1])
 	}
-	fmt.Fprintln(w, "\n  PARTICIPANT\tKEYS\tSIZE\tDIGEST")
+	fmt.Fprintln(w, "\n  PARTICIPANT\tKEYS\tSIZE\tOWN STATE\tDIGEST")
 	for _, p := range v.Participants {
-		fmt.Fprintf(w, "  %s\t%d\t%s\t%s\n", p.Name, p.Keys, sizeText(p.Bytes), p.Digest)
+		fmt.Fprintf(w, "  %s\t%d\t%s\t%s\t%s\n", p.Name, p.Keys, sizeText(p.Bytes), p.OwnState.text(), p.Digest)
 	}
 	fmt.Fprintln(w, "\n  NODE\tCOPY\tSIZE\tWRITTEN IN\tREBUILT\tREASON")
 	for _, n := range v.Nodes {

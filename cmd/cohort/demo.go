@@ -63,7 +63,7 @@ type demoCheck struct {
 }
 
 func newDemo(env *environment) *cobra.Command {
-	var keep bool
+	var keep, mixed bool
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Run a real checkout workflow on three nodes, kill the leader in the middle, and check the books",
@@ -75,21 +75,26 @@ that money and stock add up, that no order was placed twice though some were
 submitted twice, that the log holds exactly the committed ones, and that all
 replicas are equal. On the way it takes a checkpoint while orders are placed; in
 the end it restores that to a new group, and checks that exactly the orders up to
-its position are in it, with exact totals. It exits with 0 only if all of it held.`,
+its position are in it, with exact totals. It exits with 0 only if all of it held.
+
+With --postgres one transaction spans three kinds of participants: orders keep
+their data in the store, inventory in its own memory, and payments in a PostgreSQL
+that the demo starts. PostgreSQL must be installed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			ctx, cancel := context.WithTimeout(ctx, demoBudget)
 			defer cancel()
-			return env.demo(ctx, keep)
+			return env.demo(ctx, keep, mixed)
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave the cluster's directory behind, and say where it is")
+	cmd.Flags().BoolVar(&mixed, "postgres", false, "inventory in memory and payments on PostgreSQL, instead of all in stores")
 	return cmd
 }
 
-func (e *environment) demo(ctx context.Context, keep bool) (err error) {
+func (e *environment) demo(ctx context.Context, keep, mixed bool) (err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -103,7 +108,7 @@ func (e *environment) demo(ctx context.Context, keep bool) (err error) {
 	} else {
 		defer os.RemoveAll(dir)
 	}
-	d := demo{env: e, began: time.Now(), view: demoView{Nodes: demoNodes}}
+	d := demo{env: e, began: time.Now(), mixed: mixed, view: demoView{Nodes: demoNodes}}
 	d.say("starting %d nodes", demoNodes)
 	d.cluster, err = cluster.StartProcesses(cluster.Options{Dir: dir, Nodes: demoNodes}, []string{self, "serve"}, nil)
 	if err != nil {
@@ -130,6 +135,9 @@ type demo struct {
 	client  *participant.Client
 	group   *participant.Group
 
+	mixed bool
+	shop  shop
+
 	stopApps context.CancelFunc
 	apps     sync.WaitGroup
 	view     demoView
@@ -145,12 +153,16 @@ func (d *demo) close() error {
 		d.stopApps()
 		d.apps.Wait()
 	}
+	var err error
+	if d.shop != nil {
+		err = d.shop.close()
+	}
 	if d.client != nil {
 		d.client.Close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	return d.cluster.Close(ctx)
+	return errors.Join(err, d.cluster.Close(ctx))
 }
 
 func (d *demo) run(ctx context.Context) error {
@@ -165,9 +177,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.apply(ctx); err != nil {
 		return err
 	}
-	d.startApps(ctx)
-	shop := checkout.NewShop(d.client)
-	if err := shop.Seed(ctx); err != nil {
+	if err := d.openShop(ctx); err != nil {
 		return err
 	}
 	orders, err := checkout.ReadOrders(bytes.NewReader(checkout.Orders))
@@ -175,7 +185,7 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	d.say("placing %d orders with %d workers", len(orders), demoWorkers)
-	tally, err := d.place(ctx, shop, orders)
+	tally, err := d.place(ctx, checkout.NewShop(d.client), orders)
 	if err != nil {
 		return err
 	}
@@ -201,16 +211,38 @@ func (d *demo) apply(ctx context.Context) error {
 	return cluster.WaitGroups(ctx, d.cluster.Members()[0].Addr)
 }
 
-// startApps serves the three participants.
-func (d *demo) startApps(ctx context.Context) {
+// openShop serves the three participants.
+func (d *demo) openShop(ctx context.Context) (err error) {
+	d.shop = storeShop{d.client}
+	if d.mixed {
+		d.say("starting PostgreSQL")
+		mixed, err := newMixedShop(ctx, d.client)
+		if err != nil {
+			return err
+		}
+		d.shop = mixed
+	}
 	ctx, d.stopApps = context.WithCancel(ctx)
-	for _, app := range []*participant.App{checkout.Bookkeeping(), checkout.Inventory(), checkout.Payments()} {
+	if err := d.serve(ctx, checkout.Group, false); err != nil {
+		return err
+	}
+	return d.shop.seed(ctx)
+}
+
+// serve starts the services of a group; they end with stopApps.
+func (d *demo) serve(ctx context.Context, group string, restored bool) error {
+	apps, err := d.shop.apps(ctx, group, restored)
+	if err != nil {
+		return err
+	}
+	for _, app := range apps {
 		d.apps.Go(func() {
 			if err := app.Serve(ctx, d.cluster.Addrs()); err != nil {
 				d.say("a service ended: %v", err)
 			}
 		})
 	}
+	return nil
 }
 
 // place places the orders; on the way the leader is killed and its node comes

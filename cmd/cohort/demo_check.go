@@ -16,7 +16,7 @@ const demoMaxDetails = 10
 
 // check compares what the workers were told with what the cluster holds.
 func (d *demo) check(ctx context.Context, orders []checkout.Order, tally checkout.Tally) error {
-	books, err := checkout.ReadBooks(ctx, d.group)
+	books, err := d.shop.books(ctx, checkout.Group)
 	if err != nil {
 		return fmt.Errorf("read the books: %w", err)
 	}

@@ -55,7 +55,12 @@ func (d *demo) checkRestored(ctx context.Context, orders []checkout.Order, tally
 		return errors.New("restore: it ended without a result")
 	}
 	d.view.RestoreSeconds = result.Seconds
-	books, err := checkout.ReadBooks(ctx, d.client.Group(demoRestored))
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	if err := d.serve(serving, demoRestored, true); err != nil {
+		return fmt.Errorf("serve the restored group: %w", err)
+	}
+	books, err := d.shop.books(ctx, demoRestored)
 	if err != nil {
 		return fmt.Errorf("read the restored books: %w", err)
 	}

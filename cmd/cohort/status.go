@@ -166,6 +166,9 @@ func (g groupStatusView) table(w *tabwriter.Writer) {
 	fmt.Fprintln(w, "  PARTICIPANT\tSTATE\tNODE\tEPOCH\tPOSITION\tLAG\tREASON")
 	for _, p := range g.Participants {
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%d\t%d\t%d\t%s\n", p.Name, p.State, orDash(p.Node), p.Epoch, p.Position, p.Lag, orDash(p.Reason))
+		for _, s := range p.Standbys {
+			fmt.Fprintln(w, s.row("  "))
+		}
 	}
 }
 

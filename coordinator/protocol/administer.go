@@ -68,6 +68,9 @@ func (c *Core) administered(ad *admin, r *command.Result) {
 	if s, ok := ad.command.(*command.Settle); ok && (r.Status == command.StatusDone || r.Status == command.StatusAborted) {
 		c.endSettled(s)
 	}
+	if rc, ok := ad.command.(*command.ReportCapture); ok && r.Status == command.StatusDone {
+		c.captureStored(rc)
+	}
 	if ad.lost == nil {
 		c.finishAdmin(ad, &Done{Result: *r})
 		return

@@ -21,7 +21,7 @@ type work struct {
 	participant *participant
 	instance    *instance // of an activation
 	checkpoint  *checkpoint
-	note        bool // of a pause, which nobody waits for
+	note        bool // of a pause or a failed capture, which nobody waits for
 }
 
 func (w *work) wanted() bool {

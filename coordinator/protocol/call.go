@@ -120,7 +120,7 @@ func stagedBytes(ops []command.Op, reads []command.Read, scans []command.ScanRea
 // line for one.
 func (c *Core) dispatch(a *attempt, s *step, p *participant) {
 	in := p.active
-	if in == nil || !in.ready {
+	if in == nil || !in.ready || c.keptOut(a, p) {
 		if len(p.line) >= MaxWaitingCalls {
 			c.stepFailed(a, s, FailureRecovering, fmt.Sprintf("%d calls wait for the participant already", MaxWaitingCalls))
 			return
@@ -252,7 +252,7 @@ func (c *Core) stepDue(a *attempt) {
 		c.stepFailed(a, s, FailureTimeout, "the handler did not answer in time")
 		return
 	}
-	c.stepFailed(a, s, FailureRecovering, c.participants[s.ask.Participant].whyNot())
+	c.stepFailed(a, s, FailureRecovering, c.whyNot(c.participants[s.ask.Participant]))
 }
 
 // leaveLine takes an attempt out of those that wait for a participant.

@@ -48,9 +48,12 @@ type checkpoint struct {
 	obstacle obstacle
 
 	number, position uint64
-	capturing        []*instance
-	notCaptured      []string
-	timer            timer
+	// asked are those whose own state is to be captured, capturing those that have
+	// not answered. lacking: one of them has failed, and so has the checkpoint.
+	asked     []string
+	capturing []*participant
+	lacking   bool
+	timer     timer
 }
 
 // obstacle is what was in the way of a cut.
@@ -88,15 +91,33 @@ func (c *Core) closeGate(cp *checkpoint) {
 	cp.phase = phaseDraining
 	cp.closed, cp.closedAt = true, c.now
 	cp.tries++
-	if c.config.Checkpoint.WaitFor == WaitForStarted {
-		for _, a := range c.attempts {
-			if a.state == StateOpen && len(a.touched) > 0 {
-				a.drained = true
-				cp.draining++
-			}
+	for _, a := range c.attempts {
+		if c.mustDrain(a) {
+			a.drained = true
+			cp.draining++
 		}
 	}
 	c.timers.set(&cp.timer, c.now+c.config.Checkpoint.maxPause())
+}
+
+// mustDrain tells whether a cut waits for an attempt that is not being committed:
+// wait_for says so, or it has called the active instance of a participant whose
+// handlers change its state before the commit, so that a capture would hold half of
+// it.
+func (c *Core) mustDrain(a *attempt) bool {
+	if a.state != StateOpen && a.state != StateWaiting {
+		return false
+	}
+	if a.state == StateOpen && c.config.Checkpoint.WaitFor == WaitForStarted && len(a.touched) > 0 {
+		return true
+	}
+	return slices.ContainsFunc(a.touched, func(t touch) bool { return t.participant.appliesFirst && t.epoch == t.participant.epoch })
+}
+
+// keptOut tells whether an attempt's step must wait for the gate: its handler would
+// change the participant's state, which is about to be captured.
+func (c *Core) keptOut(a *attempt, p *participant) bool {
+	return p.appliesFirst && !a.drained && c.checkpoint != nil && c.checkpoint.closed
 }
 
 // openGate lets go of the checkpoint's hold on the gate.
@@ -109,6 +130,11 @@ func (c *Core) openGate(cp *checkpoint) {
 		}
 	}
 	c.letOn()
+	for _, p := range c.order {
+		if p.appliesFirst && p.active != nil && p.active.ready {
+			c.serveLine(p)
+		}
+	}
 }
 
 // letOn lets on what waited and need not any more, in the order of arrival.
@@ -136,6 +162,7 @@ func (c *Core) advance() {
 	switch {
 	case cp.phase == phaseDraining && c.quiescent(cp):
 		cp.phase = phaseCutting
+		cp.asked = c.asked(cp.ask.Wish.Participants)
 		c.enqueueFor(cp, &command.Checkpoint{
 			CheckpointRequest: cp.ask.Wish,
 			Serves:            cp.ask.Serves,
@@ -144,6 +171,7 @@ func (c *Core) advance() {
 			MinCopies:         cp.ask.MinCopies,
 			Seal:              cp.ask.Seal,
 			SealToken:         cp.ask.SealToken,
+			Captures:          cp.asked,
 		})
 	case cp.phase == phaseCapturing && len(cp.capturing) == 0:
 		c.taken(cp)
@@ -183,7 +211,7 @@ func (c *Core) checkpointDue(cp *checkpoint) {
 		}
 		// What comes after a sealing cut would be refused: it rather waits.
 	case phaseCapturing:
-		cp.notCaptured, cp.capturing = cp.missing(), nil
+		c.captureFailed(cp.capturing[0], "it did not capture its state within max_pause")
 		c.taken(cp)
 	}
 }
@@ -338,61 +366,23 @@ func (c *Core) checkpointNotProposed(w *work, tooLarge bool) bool {
 	return true
 }
 
-// capture asks active instances for their own state as of the cut. Where the gate
-// is open already they may be past it.
-func (c *Core) capture(cp *checkpoint) {
-	if cp.ask.Seal {
-		// The gate stays closed: a late cut takes no time from the captures.
-		c.timers.set(&cp.timer, c.now+c.config.Checkpoint.maxPause())
-	}
-	for _, p := range c.order {
-		in := p.active
-		if in == nil || !in.ownState || len(cp.ask.Wish.Participants) > 0 && !slices.Contains(cp.ask.Wish.Participants, p.name) {
-			continue
-		}
-		if !cp.closed || !in.ready {
-			cp.notCaptured = append(cp.notCaptured, p.name)
-			continue
-		}
-		cp.capturing = append(cp.capturing, in)
-		c.send(in, &Capture{Checkpoint: cp.number, Position: cp.position, Epoch: p.epoch})
-	}
-}
-
-// captured takes one answer: only from who was asked, of what it was asked for.
-func (c *Core) captured(e *Captured) {
-	cp := c.checkpoint
-	if cp == nil || cp.phase != phaseCapturing || e.Number != cp.number || e.Position != cp.position {
-		return
-	}
-	cp.capturing = slices.DeleteFunc(cp.capturing, func(in *instance) bool {
-		return in.session == e.Session && in.participant.name == e.Participant && in.nonce == e.Instance && in.participant.epoch == e.Epoch
-	})
-}
-
-// loseCapture ends the waiting for an instance that is gone.
-func (c *Core) loseCapture(in *instance) {
-	if cp := c.checkpoint; cp != nil && slices.Contains(cp.capturing, in) {
-		cp.capturing = slices.DeleteFunc(cp.capturing, func(o *instance) bool { return o == in })
-		cp.notCaptured = append(cp.notCaptured, in.participant.name)
-	}
-}
-
 // taken ends a checkpoint that has its cut.
 func (c *Core) taken(cp *checkpoint) {
 	if cp.closed {
 		cp.openedAt = c.now
 	}
 	pause := cp.openedAt - cp.closedAt
-	c.checkpointOver(cp, &CheckpointTaken{
-		Number: cp.number, Position: cp.position, Pause: pause, Wait: cp.wait(), NotCaptured: cp.notCaptured,
-	})
+	if cp.lacking {
+		c.abandoned(cp, cp.number)
+	} else {
+		c.checkpointOver(cp, &CheckpointTaken{Number: cp.number, Position: cp.position, Pause: pause, Wait: cp.wait()})
+	}
 	if !cp.ask.Seal {
 		c.enqueue(&work{command: &command.NotePause{Number: cp.number, PauseNanos: uint64(pause)}, note: true})
 	}
 }
 
-// noted takes the log's answer to a NotePause, which nobody waits for.
+// noted takes the log's answer to what nobody waits for.
 func (c *Core) noted(w *work, r *command.Result) {
 	switch {
 	case r.Status != command.StatusRefused:
@@ -428,21 +418,13 @@ func (c *Core) deposeCheckpoint(detail string) {
 	c.checkpoint = nil
 	switch {
 	case cp.phase == phaseCapturing:
-		c.reply(cp.ask.Request, &CheckpointTaken{
-			Number: cp.number, Position: cp.position, Pause: c.now - cp.closedAt, Wait: cp.wait(), NotCaptured: cp.missing(),
-		})
+		for _, p := range cp.capturing {
+			cp.lacks(p.name, "the coordinator changed before it had captured its state")
+		}
+		c.reply(cp.ask.Request, &CheckpointAbandoned{Number: cp.number, Detail: cp.obstacle.detail, Participant: cp.obstacle.participant})
 	case cp.work != nil && c.isProposed(cp.work):
 		c.reply(cp.ask.Request, &Indeterminate{Detail: "the coordinator changed while the checkpoint was on its way to the log"})
 	default:
 		c.reply(cp.ask.Request, &NotServing{Detail: detail})
 	}
-}
-
-// missing names those without a capture so far.
-func (cp *checkpoint) missing() []string {
-	names := cp.notCaptured
-	for _, in := range cp.capturing {
-		names = append(names, in.participant.name)
-	}
-	return names
 }

@@ -151,7 +151,7 @@ func (c *Core) prepare(a *attempt) {
 			continue
 		}
 		if p.active == nil {
-			c.end(a, &Aborted{ID: a.name.ID, Reason: reasonMoved, Participant: p.name, Detail: "its instance is gone: " + p.whyNot()})
+			c.end(a, &Aborted{ID: a.name.ID, Reason: reasonMoved, Participant: p.name, Detail: "its instance is gone: " + c.whyNot(p)})
 			return
 		}
 		if !t.counts {

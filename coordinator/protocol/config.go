@@ -13,6 +13,8 @@ type Activation struct {
 	// Instance is empty when none is active.
 	Instance string
 	Epoch    uint64
+	// OwnState: the log knows that the participant keeps state of its own.
+	OwnState bool
 }
 
 // Config is what a group's definition and its log say at the reign's beginning,
@@ -20,6 +22,9 @@ type Activation struct {
 type Config struct {
 	// Epoch is the coordinator's.
 	Epoch uint64
+	// FeatureLevel of the group: below 3 no instance with state of its own is
+	// activated, since the log cannot bring its state back.
+	FeatureLevel uint64
 	// Participants in the definition's order.
 	Participants []string
 	Activations  []Activation

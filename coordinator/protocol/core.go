@@ -31,6 +31,8 @@ type Core struct {
 	held, sealed bool
 	checkpoint   *checkpoint
 	atGate       []*attempt
+	// level is the group's feature level.
+	level uint64
 	// refusal of new commits with writes, empty for none.
 	refusal string
 
@@ -135,6 +137,10 @@ func (c *Core) dispatchEvent(ev Event) {
 		c.takeCheckpoint(e)
 	case *Captured:
 		c.captured(e)
+	case *Progress:
+		c.progress(e)
+	case Leveled:
+		c.leveled(e.Level)
 	case *Refuse:
 		c.refusal = e.Detail
 	case Unsealed:
@@ -192,6 +198,7 @@ func (c *Core) Idle() bool {
 
 func (c *Core) configure(config Config) {
 	c.config = config
+	c.level = max(c.level, config.FeatureLevel)
 	before := c.participants
 	c.participants = make(map[string]*participant, len(config.Participants))
 	c.order = c.order[:0]
@@ -206,7 +213,12 @@ func (c *Core) configure(config Config) {
 		c.order = append(c.order, p)
 	}
 	for _, a := range config.Activations {
-		if p := c.participants[a.Participant]; p != nil && !p.activating && a.Epoch > p.epoch {
+		p := c.participants[a.Participant]
+		if p == nil {
+			continue
+		}
+		p.own = p.own || a.OwnState
+		if !p.activating && a.Epoch > p.epoch {
 			c.raised(p, a)
 		}
 	}

@@ -31,12 +31,13 @@ type InstanceInfo struct {
 	Node, Instance, Description string
 	Position                    uint64
 	Votes, OwnState, Ready      bool
+	Phase                       Phase
 }
 
 // ParticipantInfo describes a participant.
 type ParticipantInfo struct {
 	Name       string
-	Activation Activation
+	Activation Activation // with OwnState
 	Activating bool
 	// Active is nil while the active instance is not attached.
 	Active   *InstanceInfo
@@ -51,13 +52,13 @@ func (c *Core) Participants() []ParticipantInfo {
 	for _, p := range c.order {
 		info := ParticipantInfo{
 			Name:       p.name,
-			Activation: Activation{Participant: p.name, Node: p.node, Instance: p.instance, Epoch: p.epoch},
+			Activation: Activation{Participant: p.name, Node: p.node, Instance: p.instance, Epoch: p.epoch, OwnState: p.own},
 			Activating: p.activating,
 		}
 		for _, in := range p.instances {
 			one := InstanceInfo{
 				Node: in.node, Instance: in.nonce, Description: in.description, Position: in.position,
-				Votes: in.votes, OwnState: in.ownState, Ready: in.ready,
+				Votes: in.votes, OwnState: in.ownState, Ready: in.ready, Phase: in.phase,
 			}
 			if in == p.active {
 				info.Active = &one
@@ -66,7 +67,7 @@ func (c *Core) Participants() []ParticipantInfo {
 			}
 		}
 		if p.active == nil || !p.active.ready {
-			info.Reason = p.whyNot()
+			info.Reason = c.whyNot(p)
 		}
 		infos = append(infos, info)
 	}

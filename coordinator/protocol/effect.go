@@ -127,18 +127,17 @@ type Invalid struct{ Field, Detail string }
 // NotServing: this coordinator does not take it; nothing was started.
 type NotServing struct{ Detail string }
 
-// CheckpointTaken answers TakeCheckpoint: the cut is recorded. NotCaptured are the
-// participants whose own state is not in it.
+// CheckpointTaken answers TakeCheckpoint: the cut is recorded, and all own state is
+// captured, though not stored yet.
 type CheckpointTaken struct {
-	Number      uint64
-	Position    uint64
-	Pause       time.Duration // that the gate was closed
-	Wait        time.Duration // from the trigger to the closing
-	NotCaptured []string
+	Number   uint64
+	Position uint64
+	Pause    time.Duration // that the gate was closed
+	Wait     time.Duration // from the trigger to the closing
 }
 
-// CheckpointAbandoned answers TakeCheckpoint: there is no cut, and this was in the
-// way. Number is 0 when the log did not record it.
+// CheckpointAbandoned answers TakeCheckpoint: there is no cut, or it lacks own
+// state, and this was in the way. Number is 0 when the log did not record it.
 type CheckpointAbandoned struct {
 	Number      uint64
 	Detail      string

@@ -111,8 +111,11 @@ type Attached struct {
 	Instance    string
 	Votes       bool
 	OwnState    bool
-	Description string
-	Position    uint64
+	// AppliesFirst: its handlers change its state before the commit.
+	AppliesFirst bool
+	Description  string
+	// Position that it has applied, of this incarnation; 0 for none.
+	Position uint64
 }
 
 // Detached says that an instance is gone: its stream ended.
@@ -202,7 +205,39 @@ type TakeCheckpoint struct {
 	Waited time.Duration
 }
 
-// Captured answers Capture.
+// Phase of an instance with state of its own; its numbers are those of cohort.v1.
+type Phase uint8
+
+const (
+	PhaseRestoring Phase = 1 // a captured state is being loaded
+	PhaseFollowing Phase = 2 // the log is applied
+)
+
+func (p Phase) String() string {
+	switch p {
+	case PhaseRestoring:
+		return "restoring"
+	case PhaseFollowing:
+		return "following"
+	}
+	return ""
+}
+
+// Progress says how far an instance with state of its own has come, in this
+// incarnation.
+type Progress struct {
+	Session     uint64
+	Participant string
+	Instance    string
+	Phase       Phase
+	Position    uint64
+}
+
+// Leveled says that the group's feature level was raised.
+type Leveled struct{ Level uint64 }
+
+// Captured answers Capture; with a Failure also later, when captured state could
+// not be stored.
 type Captured struct {
 	Session     uint64
 	Participant string
@@ -210,6 +245,7 @@ type Captured struct {
 	Number      uint64
 	Position    uint64
 	Epoch       uint64
+	Failure     string
 }
 
 // Unsealed says that transactions may commit again after a sealing checkpoint.
@@ -261,6 +297,8 @@ func (*ActivationRead) event() {}
 func (*Configured) event()     {}
 func (*TakeCheckpoint) event() {}
 func (*Captured) event()       {}
+func (*Progress) event()       {}
+func (Leveled) event()         {}
 func (Unsealed) event()        {}
 func (*Refuse) event()         {}
 func (CloseGate) event()       {}

@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cohort-tx/cohort/txlog/command"
@@ -25,6 +26,13 @@ type participant struct {
 	// hasSay: the active instance votes or has state of its own; kept while it is
 	// not attached.
 	hasSay bool
+	// appliesFirst: the active instance's handlers change its state before the commit;
+	// likewise.
+	appliesFirst bool
+	// own: the log has a record of the participant's own state.
+	own bool
+	// wanted is the captured state that the log waits for.
+	wanted *wantedCapture
 	// goneSince is when the active instance was last not attached. goneFor says how
 	// sure that is.
 	goneSince time.Duration
@@ -56,15 +64,21 @@ type instance struct {
 	votes       bool
 	ownState    bool
 	description string
-	position    uint64
-	order       uint64 // of coming and going
-	ready       bool
+	// appliesFirst, position and phase are of one with state of its own.
+	appliesFirst bool
+	position     uint64
+	phase        Phase
+	order        uint64 // of coming and going
+	ready        bool
 	// standby: it was told that it is one.
 	standby bool
 	calls   []*call
 }
 
 func (in *instance) hasSay() bool { return in.votes || in.ownState }
+
+// recorded tells whether the log has what it must know of an active instance.
+func (p *participant) recorded(in *instance) bool { return !in.ownState || p.own }
 
 func (p *participant) find(nonce string) *instance {
 	for _, in := range p.instances {
@@ -76,8 +90,12 @@ func (p *participant) find(nonce string) *instance {
 }
 
 // whyNot says why no step can run now.
-func (p *participant) whyNot() string {
+func (c *Core) whyNot(p *participant) string {
 	switch {
+	case p.active != nil && p.active.ready:
+		return "a checkpoint waits for what the participant has begun"
+	case p.active == nil && c.level < 3 && slices.ContainsFunc(p.instances, func(in *instance) bool { return in.ownState }):
+		return "the group's nodes have not all said yet that they can keep what its own state needs; they do as soon as they run this release"
 	case p.active != nil:
 		return "the active instance is not ready yet: it applies the log"
 	case p.activating:
@@ -116,10 +134,10 @@ func (c *Core) attached(e *Attached) {
 		c.loseCalls(in, "its stream was renewed")
 	}
 	in.session, in.node = e.Session, e.Node
-	in.votes, in.ownState = e.Votes, e.OwnState
-	in.description, in.position = e.Description, e.Position
+	in.votes, in.ownState, in.appliesFirst = e.Votes, e.OwnState, e.OwnState && e.AppliesFirst
+	in.description, in.position, in.phase = e.Description, e.Position, 0
 	in.ready, in.standby = false, false
-	if p.instance == in.nonce && p.epoch > 0 {
+	if p.instance == in.nonce && p.epoch > 0 && p.recorded(in) {
 		c.activate(p, in)
 		return
 	}
@@ -133,7 +151,7 @@ func (c *Core) activate(p *participant, in *instance) {
 		panic("protocol: activated against the log")
 	}
 	p.active = in
-	p.hasSay = in.hasSay()
+	p.hasSay, p.appliesFirst = in.hasSay(), in.appliesFirst
 	in.ready = !in.ownState
 	in.standby = false
 	c.timers.stop(&p.timer)
@@ -160,6 +178,25 @@ func (c *Core) ready(e *Ready) {
 	if !p.active.ready {
 		p.active.ready = true
 		c.serveLine(p)
+	}
+}
+
+// progress takes an instance's word on how far it is.
+func (c *Core) progress(e *Progress) {
+	p := c.participants[e.Participant]
+	if p == nil {
+		return
+	}
+	if in := p.find(e.Instance); in != nil && in.session == e.Session {
+		in.phase, in.position = e.Phase, e.Position
+	}
+}
+
+// leveled lets instances come into their turn that a feature level kept back.
+func (c *Core) leveled(level uint64) {
+	c.level = max(c.level, level)
+	for _, p := range c.order {
+		c.consider(p)
 	}
 }
 
@@ -198,7 +235,7 @@ func (c *Core) consider(p *participant) {
 		p.activating = true
 		c.timers.stop(&p.timer)
 		c.enqueue(&work{
-			command:     &command.Activate{Participant: p.name, Node: best.node, Instance: best.nonce, Expect: p.epoch},
+			command:     &command.Activate{Participant: p.name, Node: best.node, Instance: best.nonce, Expect: p.epoch, OwnState: best.ownState},
 			participant: p,
 			instance:    best,
 		})
@@ -219,7 +256,11 @@ func (c *Core) consider(p *participant) {
 // attached.
 func (c *Core) eligible(p *participant, in *instance) (time.Duration, bool) {
 	switch {
-	case p.instance == "" || p.gone == absenceLeft:
+	case in.ownState && c.level < 3:
+		return 0, false
+	case p.instance == "" || p.gone == absenceLeft || p.instance == in.nonce:
+		// The active one itself is here when the log does not know yet that it has state
+		// of its own.
 		return c.now, true
 	case p.gone == absenceDetached && in.order > p.goneOrder:
 		// It came after the other had gone: a restart, most likely.
@@ -251,8 +292,10 @@ func (c *Core) activationResult(w *work, r *command.Result) {
 			}
 		}
 		p.epoch, p.node, p.instance = r.Epoch, act.Node, act.Instance
+		p.own = p.own || act.OwnState
+		c.captureMoved(p)
 		c.miss(p, absenceDetached)
-		if attached := p.find(act.Instance); attached != nil {
+		if attached := p.find(act.Instance); attached != nil && p.recorded(attached) {
 			c.activate(p, attached)
 			return
 		}
@@ -280,6 +323,7 @@ func (c *Core) activationRead(e *ActivationRead) {
 		return
 	}
 	p.activating = false
+	p.own = p.own || e.Activation.OwnState
 	c.raised(p, e.Activation)
 }
 
@@ -292,8 +336,9 @@ func (c *Core) raised(p *participant, a Activation) {
 		c.send(active, &Fenced{Epoch: a.Epoch, Reason: "another instance was activated"})
 	}
 	p.epoch, p.node, p.instance = a.Epoch, a.Node, a.Instance
+	c.captureMoved(p)
 	c.miss(p, absenceUnsure)
-	if in := p.find(p.instance); in != nil {
+	if in := p.find(p.instance); in != nil && p.recorded(in) {
 		c.activate(p, in)
 		return
 	}
@@ -334,6 +379,7 @@ func (c *Core) lose(p *participant, in *instance, how absence) {
 		c.miss(p, how)
 	}
 	c.loseCalls(in, "its instance is gone")
+	c.loseCapture(in, how != absenceUnsure)
 	c.consider(p)
 }
 
@@ -370,7 +416,7 @@ func (c *Core) loseCalls(in *instance, why string) {
 		c.stepFailed(a, a.running(), FailureInstanceLost, why)
 		c.armIfLive(a)
 	}
-	c.loseCapture(in)
+	c.loseCapture(in, false)
 }
 
 // dropParticipant ends what belongs to a participant that the group has no more.
@@ -381,6 +427,7 @@ func (c *Core) dropParticipant(p *participant) {
 		c.remove(p, in)
 		p.active = nil
 		c.loseCalls(in, "the participant was removed")
+		c.loseCapture(in, true)
 		c.send(in, gone)
 	}
 	for _, a := range append([]*attempt(nil), p.line...) {

@@ -56,10 +56,15 @@ type world struct {
 	doubted         map[string]bool // a cut that was proposed more than once
 	number          uint64
 	newest          string
-	taking          uint64 // the request that is not answered yet
-	byHand          bool   // the gate is closed by more than a checkpoint
-	closedSince     time.Duration
-	gateClosed      bool
+	// captures says, by checkpoint and participant, what the log has of its state:
+	// wanted, captured or failed.
+	captures    map[string]machine.CaptureState
+	lacking     []uint64 // checkpoints that were cut and are said to be abandoned
+	taken       []*Captured
+	taking      uint64 // the request that is not answered yet
+	byHand      bool   // the gate is closed by more than a checkpoint
+	closedSince time.Duration
+	gateClosed  bool
 }
 
 type ask struct {
@@ -90,9 +95,10 @@ func newWorld(t *rapid.T) *world {
 		t: t, store: memstate.New(), m: machine.New(), committed: map[int]command.Receipt{}, positions: map[string]uint64{},
 		asked: map[uint64]ask{}, answered: map[uint64]bool{}, contents: map[string][]byte{}, attached: map[string]uint64{}, yes: map[string]bool{},
 		cuts: map[string]uint64{}, abandoned: map[string]uint64{}, doubted: map[string]bool{},
+		captures: map[string]machine.CaptureState{},
 	}
 	w.apply(&command.Batch{Epoch: 1, Commands: []command.Command{&command.RaiseEpoch{Node: "n1"}}})
-	w.apply(&command.Batch{Epoch: 1, Commands: []command.Command{&command.Configure{Version: 1, Incarnation: 1, Participants: []string{"inv", "pay"}}}})
+	w.apply(&command.Batch{Epoch: 1, Commands: []command.Command{&command.Configure{Version: 1, Incarnation: 1, Participants: []string{"inv", "pay"}}, &command.FeatureLevel{Level: 3}}})
 	w.epoch = 1
 	w.reign()
 	return w
@@ -110,6 +116,13 @@ func (w *world) apply(b *command.Batch) []command.Result {
 				w.t.Fatal("a cut is not alone in its entry")
 			}
 			results[i] = w.record(b.Epoch, c.Token, w.cuts)
+			for _, p := range c.Captures {
+				if at := fmt.Sprint(results[i].Number, p); results[i].Status == command.StatusDone && w.captures[at] == 0 {
+					w.captures[at] = machine.CaptureWanted
+				}
+			}
+		case *command.ReportCapture:
+			results[i] = w.report(b.Epoch, c)
 		case *command.AbandonCheckpoint:
 			results[i] = w.record(b.Epoch, c.Token, w.abandoned)
 		case *command.NotePause:
@@ -128,6 +141,21 @@ func (w *world) apply(b *command.Batch) []command.Result {
 		}
 	}
 	return results
+}
+
+func (w *world) report(epoch uint64, c *command.ReportCapture) command.Result {
+	at := fmt.Sprint(c.Number, c.Participant)
+	switch {
+	case epoch < w.epoch:
+		return command.Result{Status: command.StatusRefused, Reason: command.ReasonStaleEpoch}
+	case w.captures[at] != machine.CaptureWanted:
+		return command.Result{Status: command.StatusRefused}
+	case c.Failure != "":
+		w.captures[at] = machine.CaptureFailed
+	default:
+		w.captures[at] = machine.CaptureStored
+	}
+	return command.Result{Status: command.StatusDone, Number: c.Number}
 }
 
 func (w *world) record(epoch uint64, token string, as map[string]uint64) command.Result {
@@ -167,7 +195,7 @@ func (w *world) applyRest(b *command.Batch) []command.Result {
 func (w *world) reign() {
 	w.config = Config{
 		Epoch: w.epoch, Participants: []string{"inv", "pay"}, InFlight: 4, Open: 4, StagedBytes: 2000, Timeout: 10 * time.Second,
-		FailAfter: time.Second, Grace: time.Second, AutoFailover: true,
+		FailAfter: time.Second, Grace: time.Second, AutoFailover: true, FeatureLevel: 3,
 		Checkpoint: Checkpoint{MaxPause: 400 * time.Millisecond, MaxWait: 3 * time.Second},
 	}
 	if w.draw(2, "wait for") == 0 {
@@ -179,12 +207,20 @@ func (w *world) reign() {
 		w.t.Fatal(err)
 	}
 	for _, a := range all {
-		w.config.Activations = append(w.config.Activations, Activation{Participant: a.Participant, Node: a.Node, Instance: a.Instance, Epoch: a.Epoch})
+		w.config.Activations = append(w.config.Activations, w.activation(a))
 	}
 	w.core, w.now, w.deposed = New(w.config), 0, false
 	w.pins, w.proposals, w.reads, w.inbound = nil, nil, nil, nil
 	w.snapshots = map[uint64]bool{}
 	w.attached = map[string]uint64{}
+}
+
+func (w *world) activation(a machine.Activation) Activation {
+	_, own, err := machine.ReadOwnState(w.store.Latest(), a.Participant)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return Activation{Participant: a.Participant, Node: a.Node, Instance: a.Instance, Epoch: a.Epoch, OwnState: own}
 }
 
 func (w *world) step(ev Event) {
@@ -203,7 +239,7 @@ func (w *world) step(ev Event) {
 	if _, ticked := ev.(Tick); ticked && load.GateClosed && !w.byHand && w.now-w.closedSince >= w.config.Checkpoint.MaxPause {
 		w.t.Fatalf("the gate is closed for %s", w.now-w.closedSince)
 	}
-	if load.Open > w.config.Open || load.InFlight > w.config.InFlight || load.StagedBytes > w.config.StagedBytes || load.EntriesInFlight > MaxEntriesInFlight {
+	if load.Open > w.config.Open || load.InFlight > w.config.InFlight || load.StagedBytes > w.config.StagedBytes || load.EntriesInFlight > MaxProposals {
 		w.t.Fatalf("a bound is broken: %+v", load)
 	}
 	if load.StagedBytes < 0 || load.Open < 0 || load.InFlight < 0 {
@@ -266,8 +302,16 @@ func (w *world) checkProposal(e *Propose) {
 	}
 }
 
-// checkQuiescent: a cut is between transactions.
+// checkQuiescent: a cut is between transactions, and between the attempts of those
+// whose handlers change their state before the commit.
 func (w *world) checkQuiescent(when string) {
+	for _, a := range w.core.attempts {
+		for _, t := range a.touched {
+			if t.participant.appliesFirst && t.epoch == t.participant.epoch {
+				w.t.Fatalf("a cut is %s while %s, which is %s, has run handlers of %s", when, a.name.ID, a.state, t.participant.name)
+			}
+		}
+	}
 	for _, a := range w.core.Attempts(1000) {
 		if a.State == StatePreparing || a.State == StateQueued || a.State == StateProposed {
 			w.t.Fatalf("a cut is %s while %s is %s", when, a.Attempt.ID, a.State)
@@ -285,11 +329,16 @@ func (w *world) checkpointed(a ask, r *Reply) {
 	}
 	switch ans := r.Answer.(type) {
 	case *CheckpointTaken:
-		if ans.Number == 0 || w.cuts[a.token] != ans.Number {
+		if ans.Number == 0 || w.cuts[a.token] != ans.Number || slices.Contains(w.lacking, ans.Number) {
 			w.t.Fatalf("%s is said to be checkpoint %d; the log says %d", a.token, ans.Number, w.cuts[a.token])
 		}
 	case *CheckpointAbandoned:
-		if _, cut := w.cuts[a.token]; cut || ans.Number == 0 || w.abandoned[a.token] != ans.Number {
+		if n, cut := w.cuts[a.token]; cut && n == ans.Number && ans.Participant != "" {
+			if w.captures[fmt.Sprint(n, ans.Participant)] == 0 {
+				w.t.Fatalf("checkpoint %d lacks a state that it did not ask for", n)
+			}
+			w.lacking = append(w.lacking, n)
+		} else if cut || ans.Number == 0 || w.abandoned[a.token] != ans.Number {
 			w.t.Fatalf("%s is said to be abandoned as %d; the log says %d, and a cut: %v", a.token, ans.Number, w.abandoned[a.token], cut)
 		}
 		if ans.Detail == "" {
@@ -323,6 +372,9 @@ func (w *world) reply(e *Reply) {
 	w.answered[e.Request] = true
 	if a.what == "checkpoint" {
 		w.checkpointed(a, e)
+		return
+	}
+	if a.what == "stored" {
 		return
 	}
 	c := a.client
@@ -523,6 +575,11 @@ func (w *world) deliver() {
 		}
 	case *Capture:
 		ev := &Captured{Session: s.Session, Participant: s.Participant, Instance: s.Instance, Number: m.Checkpoint, Position: m.Position, Epoch: m.Epoch}
+		if !w.healthy && w.draw(6, "capture fails") == 0 {
+			ev.Failure = "x"
+		} else {
+			w.taken = append(w.taken, ev)
+		}
 		w.step(ev)
 		if again {
 			w.step(ev)
@@ -546,7 +603,7 @@ func (w *world) instance() {
 	case !here || w.draw(4, "renewed") == 0:
 		w.sessions++
 		w.attached[name] = w.sessions
-		w.step(&Attached{Session: w.sessions, Node: "n" + name[1:], Participant: "inv", Instance: name, Votes: true, OwnState: name == "i2"})
+		w.step(&Attached{Session: w.sessions, Node: "n" + name[1:], Participant: "inv", Instance: name, Votes: true, OwnState: name != "i0", AppliesFirst: name == "i2"})
 	case w.draw(2, "session") == 0:
 		delete(w.attached, name)
 		w.step(&SessionClosed{Session: session})
@@ -606,7 +663,8 @@ func (w *world) some(what string) {
 			if err != nil {
 				w.t.Fatal(err)
 			}
-			w.step(&ActivationRead{Activation{Participant: p, Node: a.Node, Instance: a.Instance, Epoch: a.Epoch}})
+			a.Participant = p
+			w.step(&ActivationRead{w.activation(a)})
 		}
 	case "abort":
 		if c := w.client(); c != nil && w.draw(3, "abort") == 0 {
@@ -634,6 +692,16 @@ func (w *world) some(what string) {
 		}
 	case "checkpoint":
 		w.takeCheckpoint()
+	case "stored": // a capture, or it could not be
+		if ev, ok := take(w, &w.taken, "stored"); ok {
+			if w.draw(4, "fails later") == 0 {
+				late := *ev
+				late.Failure = "late"
+				w.step(&late)
+				return
+			}
+			w.step(&Administer{Request: w.ask("stored", nil), Command: &command.ReportCapture{Number: ev.Number, Participant: ev.Participant, Epoch: ev.Epoch, Position: ev.Position, Node: "n1"}})
+		}
 	case "succeed":
 		if w.draw(6, "succeed") == 0 {
 			w.succeed()
@@ -683,6 +751,16 @@ func (w *world) settleDown() {
 			w.t.Fatalf("request %d, a %s, has no answer", r, a.what)
 		}
 	}
+	for at, state := range w.captures {
+		number, participant := uint64(0), ""
+		if _, err := fmt.Sscanf(at, "%d%s", &number, &participant); err != nil {
+			w.t.Fatal(err)
+		}
+		awaited := w.core.AwaitsCapture(number, participant)
+		if awaited && (state != machine.CaptureWanted || slices.Contains(w.lacking, number)) {
+			w.t.Fatalf("the state of %s for checkpoint %d is %v and still awaited", participant, number, state)
+		}
+	}
 	for len(w.stale) > 0 {
 		w.log()
 	}
@@ -700,7 +778,7 @@ func (w *world) settleDown() {
 func TestRandomHistories(t *testing.T) {
 	actions := []string{
 		"begin", "begin", "pinned", "pinned", "call", "call", "commit", "commit", "commit", "log", "log", "log", "deliver", "deliver", "deliver", "deliver",
-		"instance", "read", "abort", "settle", "wait", "flush", "flush", "flush", "gate", "checkpoint", "checkpoint", "succeed",
+		"instance", "read", "abort", "settle", "wait", "flush", "flush", "flush", "gate", "checkpoint", "checkpoint", "succeed", "stored",
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)

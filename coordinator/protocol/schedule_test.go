@@ -125,7 +125,10 @@ func TestDue(t *testing.T) {
 		{"an interval is not over", func(*machine.Schedule, *Policy) {}, "later 1h0m0s"},
 		{"it is over", func(s *machine.Schedule, _ *Policy) { s.Cut.UnixNano -= hour }, "interval schedule-4-5 late 0s"},
 		{"days were missed: once", func(s *machine.Schedule, _ *Policy) { s.Cut.UnixNano -= 9 * day }, "interval schedule-4-5 late 215h0m0s"},
-		{"days of times of day were missed: the last", func(s *machine.Schedule, p *Policy) { s.Cut.UnixNano -= 9 * day; *p = Policy{At: []int{9 * 60, 3 * 60}} }, "at schedule-4-5 late 1h0m0s"},
+		{"days of times of day were missed: the last", func(s *machine.Schedule, p *Policy) {
+			s.Cut.UnixNano -= 9 * day
+			*p = Policy{At: []int{9 * 60, 3 * 60}}
+		}, "at schedule-4-5 late 1h0m0s"},
 		{"a time of day to come, tomorrow", func(_ *machine.Schedule, p *Policy) { *p = Policy{At: []int{9 * 60}} }, "later 23h0m0s"},
 		{"the first interval counts from the beginning", func(s *machine.Schedule, _ *Policy) { s.Cut.Number, s.Cut.UnixNano, s.SinceUnixNano = 0, 0, now-hour/2 }, "later 1h30m0s"},
 		{"not possible yet", func(s *machine.Schedule, _ *Policy) { *s = machine.Schedule{NextNumber: 1} }, "later 0s"},

@@ -33,7 +33,7 @@ type script struct {
 func testConfig() Config {
 	return Config{
 		Epoch: 1, Participants: []string{"inv", "pay"}, InFlight: 3, Open: 3, StagedBytes: 4096,
-		Timeout: 30 * time.Second, FailAfter: 3 * time.Second, Grace: 2 * time.Second, AutoFailover: true,
+		FeatureLevel: 3, Timeout: 30 * time.Second, FailAfter: 3 * time.Second, Grace: 2 * time.Second, AutoFailover: true,
 	}
 }
 
@@ -136,7 +136,9 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 			switch l.name {
 			case "":
 			case "active":
-				config.Activations = append(config.Activations, Activation{Participant: l.args["p"], Node: l.args["node"], Instance: l.args["i"], Epoch: l.num("epoch")})
+				config.Activations = append(config.Activations, Activation{Participant: l.args["p"], Node: l.args["node"], Instance: l.args["i"], Epoch: l.num("epoch"), OwnState: l.has("own")})
+			case "level":
+				config.FeatureLevel = l.num("of")
 			case "limits":
 				config.InFlight, config.Open = int(l.num("in_flight")), int(l.num("open"))
 				if l.has("staged") {
@@ -155,6 +157,23 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		s.core, s.now = New(config), 0
 		return ""
+	}
+	switch d.Cmd {
+	case "participants": // as they are described
+		for _, p := range s.core.Participants() {
+			fmt.Fprintf(&out, "%s epoch=%d own=%v reason=(%s)", p.Name, p.Activation.Epoch, p.Activation.OwnState, p.Reason)
+			if p.Active != nil {
+				p.Standbys = append([]InstanceInfo{*p.Active}, p.Standbys...)
+			}
+			for _, in := range p.Standbys {
+				fmt.Fprintf(&out, " | %s %s at %d ready=%v", in.Instance, in.Phase, in.Position, in.Ready)
+			}
+			out.WriteString("\n")
+		}
+		return out.String()
+	case "awaits": // number=… p=…
+		l := parseLine(t, d.Input)
+		return fmt.Sprintln(s.core.AwaitsCapture(l.num("number"), l.args["p"]))
 	}
 	if d.Cmd != "do" {
 		t.Fatalf("no such command: %s", d.Cmd)
@@ -208,7 +227,7 @@ func (s *script) event(l line) []Event {
 	case "settle":
 		return []Event{&Administer{Request: req, Command: &command.Settle{ID: l.args["id"], Begun: l.num("begun")}}, Flush{}}
 	case "attach":
-		return []Event{&Attached{Session: l.num("s"), Node: "n" + l.args["s"], Participant: l.args["p"], Instance: l.args["i"], Votes: l.has("votes"), OwnState: l.has("own")}, Flush{}}
+		return []Event{&Attached{Session: l.num("s"), Node: "n" + l.args["s"], Participant: l.args["p"], Instance: l.args["i"], Votes: l.has("votes"), OwnState: l.has("own"), AppliesFirst: l.has("first")}, Flush{}}
 	case "detach":
 		return []Event{&Detached{Session: l.num("s"), Participant: l.args["p"], Instance: l.args["i"], Goodbye: l.has("goodbye")}, Flush{}}
 	case "session-closed":
@@ -235,7 +254,13 @@ func (s *script) event(l line) []Event {
 		}
 		return []Event{cp, Flush{}}
 	case "captured":
-		return []Event{&Captured{Session: l.num("s"), Participant: l.args["p"], Instance: l.args["i"], Number: l.num("number"), Position: l.num("position"), Epoch: l.num("epoch")}, Flush{}}
+		return []Event{&Captured{Session: l.num("s"), Participant: l.args["p"], Instance: l.args["i"], Number: l.num("number"), Position: l.num("position"), Epoch: l.num("epoch"), Failure: l.str("fails")}, Flush{}}
+	case "progress":
+		return []Event{&Progress{Session: l.num("s"), Participant: l.args["p"], Instance: l.args["i"], Phase: Phase(l.num("phase")), Position: l.num("position")}}
+	case "leveled":
+		return []Event{Leveled{Level: l.num("level")}, Flush{}}
+	case "stored": // by a node that reports it
+		return []Event{&Administer{Request: req, Command: &command.ReportCapture{Number: l.num("number"), Participant: l.args["p"], Epoch: l.num("epoch"), Position: l.num("position"), Node: "n1"}}, Flush{}}
 	case "unsealed":
 		return []Event{Unsealed{}, Flush{}}
 	case "refuse":
@@ -361,11 +386,20 @@ func showCommand(c command.Command) string {
 	case *command.Settle:
 		return fmt.Sprintf("settle %s@%d", c.ID, c.Begun)
 	case *command.Activate:
-		return fmt.Sprintf("activate %s/%s expect=%d", c.Participant, c.Instance, c.Expect)
+		s := fmt.Sprintf("activate %s/%s expect=%d", c.Participant, c.Instance, c.Expect)
+		if c.OwnState {
+			s += " own"
+		}
+		return s
+	case *command.ReportCapture:
+		return fmt.Sprintf("report capture %d of %s epoch=%d at %d by %s (%s)", c.Number, c.Participant, c.Epoch, c.Position, c.Node, c.Failure)
 	case *command.Checkpoint:
 		s := fmt.Sprintf("checkpoint %s waited=%s", c.Token, time.Duration(c.WaitNanos))
 		if c.Seal {
 			s += " seal"
+		}
+		if len(c.Captures) > 0 {
+			s += fmt.Sprintf(" captures=%v", c.Captures)
 		}
 		return s
 	case *command.AbandonCheckpoint:
@@ -412,9 +446,6 @@ func showAnswer(a Answer) string {
 		return "not serving (" + a.Detail + ")"
 	case *CheckpointTaken:
 		s := fmt.Sprintf("checkpoint %d at %d pause=%s wait=%s", a.Number, a.Position, a.Pause, a.Wait)
-		if len(a.NotCaptured) > 0 {
-			s += fmt.Sprintf(" without %v", a.NotCaptured)
-		}
 		return s
 	case *CheckpointAbandoned:
 		return fmt.Sprintf("abandoned checkpoint %d tx=%s participant=%s (%s)", a.Number, a.Transaction, a.Participant, a.Detail)

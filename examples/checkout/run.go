@@ -78,6 +78,9 @@ func (r *run) place(ctx context.Context, o Order, again bool) error {
 	case errors.Is(err, participant.ErrConstraint):
 		r.count(func(t *Tally) { t.OutOfStock++ })
 		return nil
+	case errors.As(err, &refused) && refused.Code == participant.CallRefused && refused.Participant == "inventory":
+		r.count(func(t *Tally) { t.OutOfStock++ })
+		return nil
 	case errors.As(err, &refused) && refused.Code == participant.CallRefused && refused.Participant == "payments":
 		r.count(func(t *Tally) { t.NoCredit++ })
 		return nil

@@ -266,10 +266,39 @@ func imported(r *checkpoint.Reader, m checkpoint.Manifest) (coordinator.Imported
 		return out, fmt.Errorf("it is a checkpoint of %s alone, and a group made of it would lack the data of %s; export one of all participants, which `cohort checkpoint create` takes without --participant",
 			strings.Join(out.Participants, ", "), strings.Join(missing, ", "))
 	}
+	if err := statesComplete(&m, meta); err != nil {
+		return out, err
+	}
 	if out.Definition == nil {
 		return out, errors.New("it holds no definition of a group")
 	}
 	return out, nil
+}
+
+// statesComplete refuses a checkpoint with a participant's own state that is older
+// than the rest: the log that leads on from it is not in the file.
+func statesComplete(m *checkpoint.Manifest, meta map[string][]byte) error {
+	states, err := machine.OwnStatesIn(meta)
+	if err != nil {
+		return err
+	}
+	for i := range states {
+		at, captured := states[i].Base, false
+		for _, f := range m.Sections {
+			if participant, ok := f.StateOf(); ok && participant == states[i].Participant {
+				at, captured = f.State.Position, true
+			}
+		}
+		switch {
+		case at >= m.Position:
+		case captured:
+			return fmt.Errorf("the state of participant %s in it is as of position %d, and the log from there to the checkpoint's, %d, is not in the file; export a checkpoint that was taken while an instance of %s was ready",
+				states[i].Participant, at, m.Position, states[i].Participant)
+		default:
+			return fmt.Errorf("participant %s keeps state of its own, and none is in the file; export a checkpoint that was taken while an instance of it was ready", states[i].Participant)
+		}
+	}
+	return nil
 }
 
 // OpenImport gives a file back.

@@ -157,11 +157,16 @@ func (w *StateWriter) Write(p []byte) (int, error) {
 	w.sum.Write(p)
 	for rest := p; len(rest) > 0; {
 		n := min(len(rest), pieceBytes-len(w.piece))
-		w.piece = append(w.piece, rest[:n]...)
+		piece := rest[:n]
+		if n < pieceBytes {
+			w.piece = append(w.piece, piece...)
+			piece = w.piece
+		}
 		rest = rest[n:]
 		w.bytes += uint64(n)
-		if len(w.piece) == pieceBytes {
-			if err := w.endPiece(); err != nil {
+		if len(piece) == pieceBytes {
+			w.piece = w.piece[:0]
+			if err := w.endPiece(piece); err != nil {
 				return 0, err
 			}
 		}
@@ -169,15 +174,17 @@ func (w *StateWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (w *StateWriter) endPiece() error {
+func (w *StateWriter) endPiece(piece []byte) error {
+	if w.frame == nil {
+		w.frame = make([]byte, 0, maxFrameBytes)
+	}
 	from := len(w.frame)
-	w.frame = pieceHead(w.frame, w.pieces, len(w.piece))
-	w.digest.Add(w.frame[len(w.frame)-pieceKeyBytes:], w.piece)
-	w.frame = append(w.frame, w.piece...)
-	if len(w.piece) == pieceBytes && len(w.frame)-from != recordBytes {
+	w.frame = pieceHead(w.frame, w.pieces, len(piece))
+	w.digest.Add(w.frame[len(w.frame)-pieceKeyBytes:], piece)
+	w.frame = append(w.frame, piece...)
+	if len(piece) == pieceBytes && len(w.frame)-from != recordBytes {
 		panic("checkpoint: invariant: a whole piece takes recordBytes")
 	}
-	w.piece = w.piece[:0]
 	w.pieces++
 	w.framed++
 	if w.framed < framePieces {
@@ -234,8 +241,9 @@ func (w *StateWriter) Finish(position uint64) (SectionFile, error) {
 	if w.failed != nil {
 		return SectionFile{}, w.failed
 	}
-	if len(w.piece) > 0 {
-		if err := w.endPiece(); err != nil {
+	if piece := w.piece; len(piece) > 0 {
+		w.piece = nil
+		if err := w.endPiece(piece); err != nil {
 			return SectionFile{}, err
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/cohort-tx/cohort/txlog/command"
 	"github.com/cohort-tx/cohort/txlog/command/wire"
@@ -107,6 +109,25 @@ func ReadOwnStates(r Reader) ([]OwnState, error) {
 	if err != nil {
 		return nil, err
 	}
+	return all, nil
+}
+
+// OwnStatesIn reads the same from the records of a checkpoint's section meta, as
+// of its cut.
+func OwnStatesIn(meta map[string][]byte) ([]OwnState, error) {
+	var all []OwnState
+	for name, v := range meta {
+		participant, ok := strings.CutPrefix(name, metaOwnState)
+		if !ok {
+			continue
+		}
+		s, err := decodeOwnState(appendOwnStateKey(nil, participant), v)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b OwnState) int { return strings.Compare(a.Participant, b.Participant) })
 	return all, nil
 }
 
