@@ -228,6 +228,7 @@ func (h *history) cancelled() error {
 // It may be anywhere from a position to another.
 func (h *history) anew(from, to uint64) error {
 	if h.options.reopen != nil {
+		h.drop()
 		h.state = h.options.reopen(h.TB, h.state)
 	}
 	p, err := h.state.Point(h.ctx)
@@ -275,7 +276,10 @@ func (h *history) reopen() error {
 
 // drop forgets captures that died with their process.
 func (h *history) drop() {
-	h.captures = slices.DeleteFunc(h.captures, func(c *conformCapture) bool { return c.data == nil })
+	h.captures = h.captured()
+	for _, c := range h.captures {
+		c.state = nil
+	}
 }
 
 // recover brings a state up whose memory is gone: from a captured one, or anew.

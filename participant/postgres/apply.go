@@ -36,7 +36,7 @@ type work struct {
 func (db *DB) work(e participant.Entry) (work, error) {
 	w, sum := work{entry: e}, newDigest()
 	for i, c := range e.Changes {
-		if c.Kind != participant.ChangeLog || c.Participant != "" && c.Participant != db.name {
+		if c.Kind != participant.ChangeLog {
 			continue
 		}
 		decoded, err := decodeChange(c.Value)

@@ -9,9 +9,19 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
+
+// captureLockTimeout bounds a wait for DDL under way: commits wait meanwhile.
+const captureLockTimeout = time.Second
+
+func tableNames(tables []*table) []string {
+	out := make([]string, len(tables))
+	for i, t := range tables {
+		out[i] = t.name
+	}
+	return out
+}
 
 // captured is the database at a cut: a transaction that keeps its snapshot. Each
 // WriteTo reads it by a connection of its own, so that one that is broken off
@@ -59,10 +69,13 @@ func (db *DB) Capture(ctx context.Context) (io.WriterTo, error) {
 }
 
 func (c *captured) open(ctx context.Context) error {
-	if _, err := c.holder.Exec(ctx, "begin isolation level repeatable read read only"); err != nil {
+	// The locks keep TRUNCATE and rewriting DDL away, which no snapshot survives.
+	_, err := c.holder.Exec(ctx, "begin isolation level repeatable read read only; set local lock_timeout = "+milliseconds(captureLockTimeout)+
+		"; lock table "+strings.Join(tableNames(c.db.tables), ", ")+" in access share mode")
+	if err != nil {
 		return err
 	}
-	err := c.holder.QueryRow(ctx, "select pg_export_snapshot(), current_setting('server_version')").Scan(&c.snapshot, &c.header.Server)
+	err = c.holder.QueryRow(ctx, "select pg_export_snapshot(), current_setting('server_version')").Scan(&c.snapshot, &c.header.Server)
 	if err != nil {
 		return err
 	}
@@ -193,6 +206,12 @@ func (s *captures) remove(c *captured) {
 	delete(s.open, c)
 }
 
+func (s *captures) any() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open) > 0
+}
+
 func (s *captures) close() {
 	s.mu.Lock()
 	var open []*captured
@@ -204,6 +223,3 @@ func (s *captures) close() {
 		_ = c.Close()
 	}
 }
-
-var _ querier = (*pgxpool.Conn)(nil)
-var _ querier = (pgx.Tx)(nil)

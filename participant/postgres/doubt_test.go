@@ -1,7 +1,9 @@
 package postgres
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -242,4 +244,48 @@ func TestStrangeIDs(t *testing.T) {
 	b.follow()
 	b.want("select id from accounts order by id", "a\nc\ne\ng")
 	b.wantRest()
+}
+
+// Without it a standby on the same database would apply what the active instance
+// has applied, or end what it is preparing.
+func TestTwoInstancesOnOneDatabase(t *testing.T) {
+	active := newBank(t, accounts+"; insert into accounts values ('a', 0)", "accounts")
+	standby := openBank(t, active.dsn, active.group, active.config)
+	if _, err := standby.Point(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const n = 30
+	feed := make(chan participant.Entry, n)
+	done := make(chan error, 1)
+	go func() {
+		for e := range feed {
+			if err := standby.DB.Apply(context.Background(), e); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for i := range n {
+		x := active.begin(fmt.Sprint("t", i)).must("update accounts set balance = balance + 1")
+		active.group.set(x.key.id, x.key.begun, participant.Pending)
+		x.yes()
+		e := x.commit()
+		feed <- e
+		if i%3 != 0 {
+			active.apply(e) // otherwise the standby is alone with it
+			continue
+		}
+		eventually(t, "the standby applies it", func() bool {
+			p, err := active.point(t.Context(), active.own, "")
+			return err == nil && p.Position >= e.Position
+		})
+		active.apply(e)
+	}
+	close(feed)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	active.want("select balance from accounts", fmt.Sprint(n))
+	active.wantRest()
 }

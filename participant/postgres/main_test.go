@@ -44,9 +44,7 @@ type fakeGroup struct {
 	// first is the position of entries[0].
 	first    uint64
 	outcomes map[attemptKey]participant.Outcome
-	// settled are attempts that Settle ended; horizon those forgotten before.
-	horizon uint64
-	down    error
+	down     error
 }
 
 func newFakeGroup() *fakeGroup {

@@ -2,12 +2,14 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/cohort-tx/cohort/participant"
 )
@@ -106,10 +108,8 @@ func (db *DB) load(ctx context.Context, tx pgx.Tx, h streamHeader, s *streamRead
 			return &StreamError{Detail: fmt.Sprintf("it has table %s, which is not tracked here: add it to Config.Tables", name)}
 		}
 	}
-	if len(h.Tables) > 0 {
-		if _, err := tx.Exec(ctx, "truncate "+strings.Join(h.Tables, ", ")); err != nil {
-			return fmt.Errorf("postgres: empty the tables: %w", err)
-		}
+	if err := db.empty(ctx, tx, h.Tables); err != nil {
+		return err
 	}
 	seen := 0
 	for {
@@ -128,10 +128,7 @@ func (db *DB) load(ctx context.Context, tx pgx.Tx, h streamHeader, s *streamRead
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Conn().PgConn().CopyFrom(ctx, s, sql); err != nil {
-			if s.failed != nil {
-				return s.failed // what PostgreSQL says of it is of no use
-			}
+		if err := copyRows(ctx, tx.Conn().PgConn(), s, sql); err != nil {
 			return fmt.Errorf("postgres: copy into table %s: %w", st.Table, err)
 		}
 	}
@@ -141,6 +138,57 @@ func (db *DB) load(ctx context.Context, tx pgx.Tx, h streamHeader, s *streamRead
 	// Last: they are not undone with the transaction.
 	return db.setSequences(ctx, tx, h.Sequences)
 }
+
+// empty removes all rows. TRUNCATE takes them from open snapshots too, so what is
+// being captured keeps it from running: then rows are deleted.
+func (db *DB) empty(ctx context.Context, tx pgx.Tx, tables []string) error {
+	if len(tables) == 0 {
+		return nil
+	}
+	statements := []string{"truncate " + strings.Join(tables, ", ")}
+	if db.capturing.any() {
+		statements = nil
+		for _, t := range tables {
+			statements = append(statements, "delete from "+t)
+		}
+	}
+	for _, sql := range statements {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("postgres: empty the tables: %w", err)
+		}
+	}
+	return nil
+}
+
+// copyRows feeds a COPY with the rows of the table under way. The stream is read in
+// the caller's goroutine, and PostgreSQL's side ends before it returns.
+func copyRows(ctx context.Context, conn *pgconn.PgConn, s *streamReader, sql string) error {
+	r, w := io.Pipe()
+	copied := make(chan error, 1)
+	go func() {
+		_, err := conn.CopyFrom(ctx, r, sql)
+		_ = r.CloseWithError(errCopyEnded)
+		copied <- err
+	}()
+	sent := errCopyEnded // unless it is replaced: reading panicked
+	defer func() {
+		if sent != nil {
+			_ = w.CloseWithError(sent)
+			<-copied
+		}
+	}()
+	_, err := io.CopyBuffer(w, struct{ io.Reader }{s}, make([]byte, 64<<10))
+	if err != nil && !errors.Is(err, errCopyEnded) {
+		sent = err
+		return err // the stream's: what PostgreSQL says of it is of no use
+	}
+	sent = nil
+	_ = w.Close()
+	return <-copied
+}
+
+// errCopyEnded is what the stream's side of a COPY gets when the other has ended.
+var errCopyEnded = errors.New("the COPY has ended")
 
 func (db *DB) copyIn(st streamTable) (string, error) {
 	t, err := db.table(st.Table)

@@ -265,11 +265,7 @@ func setupTable(ctx context.Context, tx pgx.Tx, t *table, group, name string) er
 
 // forgetTables takes the triggers off tables that are not tracked any more.
 func forgetTables(ctx context.Context, tx pgx.Tx, group, name string, tables []*table) error {
-	keep := make([]string, len(tables))
-	for i, t := range tables {
-		keep[i] = t.name
-	}
-	rows, err := tx.Query(ctx, "select name, to_regclass(name) is not null from cohort.tables where grp = $1 and participant = $2 and not name = any($3)", group, name, keep)
+	rows, err := tx.Query(ctx, "select name, to_regclass(name) is not null from cohort.tables where grp = $1 and participant = $2 and not name = any($3)", group, name, tableNames(tables))
 	if err != nil {
 		return fmt.Errorf("postgres: read schema cohort: %w", err)
 	}
