@@ -166,8 +166,16 @@ func (c *Comparison) WriteText(w io.Writer) {
 	}
 	fmt.Fprintf(w, "MEASURE\tA\tB\tB/A\t\n")
 	for _, m := range c.Measures {
-		fmt.Fprintf(w, "%s\t%.4g\t%.4g\t%.2f\t%s\n", m.Name, m.A, m.B, m.Ratio, m.verdict())
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n", m.Name, number(m.A), number(m.B), m.Ratio, m.verdict())
 	}
+}
+
+// number shows four digits, and whole numbers whole.
+func number(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.4g", v)
 }
 
 // sameWithin is what two runs of the same may differ by on a quiet machine.
