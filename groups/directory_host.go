@@ -96,7 +96,7 @@ func StartDirectory(c DirectoryConfig) (*DirectoryHost, error) {
 	orDefault(&c.HeartbeatRTT, 1)
 	if len(c.Members) == 0 && !c.Join && !c.NodeHost.HasNodeInfo(DirectoryShard, c.ReplicaID) {
 		// The NodeHost would panic.
-		return nil, fmt.Errorf("%w: replica %d of the directory has no Raft log. Put the data directory back: this node must not vote again without it", ErrAmnesia, c.ReplicaID)
+		return nil, fmt.Errorf("%w: replica %d of the directory has no Raft log. Put the data directory back, or rebuild the node with `cohort node replace`: it must not vote again without it", ErrAmnesia, c.ReplicaID)
 	}
 	directory := NewDirectory()
 	h.state.Store(directory.State())

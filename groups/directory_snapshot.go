@@ -18,7 +18,7 @@ type directorySnapshot struct {
 	Nodes       []*Node        `json:"nodes"`
 	Groups      []*GroupRecord `json:"groups"`
 	Retired     []Member       `json:"retired,omitempty"`
-	Removed     []RemovedNode     `json:"removed,omitempty"`
+	Removed     []RemovedNode  `json:"removed,omitempty"`
 }
 
 // Snapshot encodes the state.

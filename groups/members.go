@@ -242,6 +242,8 @@ func (v *ShardView) illness(id uint64) string {
 		return "does not answer"
 	case r.Problem != "":
 		return r.Problem
+	case r.Applied == 0:
+		return "has nothing yet"
 	case r.Applied+MaxCatchUpLag < leader.Applied, r.Applied < v.Floor:
 		return fmt.Sprintf("is %d entries behind", max(leader.Applied, v.Floor)-r.Applied)
 	}

@@ -338,7 +338,7 @@ func (m *membersModel) views() []*ShardView {
 			}
 			report := ReplicaReport{Applied: 100}
 			if member.Joined && !slices.Contains(shard.raft.Voters, member.ReplicaID) && !slices.Contains(shard.raft.Learners, member.ReplicaID) {
-				report = ReplicaReport{Problem: "has nothing yet"}
+				report.Applied = 0
 			}
 			v.Reports[member.ReplicaID] = report
 		}

@@ -116,3 +116,7 @@ func (h *Host) Retire(ctx context.Context, shardID, replicaID uint64) error {
 	}
 	return h.RemoveReplica(shardID, replicaID)
 }
+
+// AppliedRaft is the Raft index up to which the replica has applied its shard's
+// log; 0 while it has no state that it could have been applied to.
+func (r *Replica) AppliedRaft() uint64 { return r.raftIndex(r.Published()) }
