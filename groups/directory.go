@@ -397,7 +397,7 @@ func (d *Directory) registerNode(c *RegisterNode) DirectoryResult {
 			return DirectoryResult{Node: old}
 		}
 	}
-	if d.state.WasRemoved(c.DataID, c.ReplicaID) {
+	if !known && d.state.WasRemoved(c.DataID, c.ReplicaID) {
 		return refuse(RefusedForeignData, "node %s was removed from the cluster; to have it back, delete its data directory and use `cohort node join`", c.Name)
 	}
 	if refusal, taken := d.state.addressTaken(c.Name, c.APIAddress, c.RaftAddress); taken {

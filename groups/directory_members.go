@@ -10,7 +10,7 @@ import (
 // again.
 const maxRemoved = 256
 
-// RemovedNode is a node that has left.
+// RemovedNode is a node that has left, or what it was before its data was lost.
 type RemovedNode struct {
 	Name      string `json:"name"`
 	DataID    string `json:"data_id"`
@@ -142,6 +142,8 @@ func (d *Directory) replaceNode(c *ReplaceNode) DirectoryResult {
 		return DirectoryResult{Node: old} // the same command again
 	case old.Leaving:
 		return refuse(RefusedExists, "node %s is about to leave the cluster; wait until it has, then use `cohort node join`", c.Name)
+	case d.state.WasRemoved(c.DataID, 0):
+		return refuse(RefusedForeignData, "this data directory was a node's before; make a new one")
 	}
 	if refusal, taken := d.state.addressTaken(c.Name, c.APIAddress, c.RaftAddress); taken {
 		return refusal
@@ -151,6 +153,7 @@ func (d *Directory) replaceNode(c *ReplaceNode) DirectoryResult {
 		lost := old.directoryMember()
 		lost.Leaving = true
 		s.retired = append(s.retired, lost)
+		s.remember(old)
 		n.ReplicaID = s.nextNodeID
 		s.nextNodeID++
 		s.nodes[n.Name] = n
@@ -295,12 +298,18 @@ func (d *Directory) dropNode(replicaID uint64) DirectoryResult {
 	}
 	d.change(func(s *DirectoryState) {
 		delete(s.nodes, n.Name)
-		s.removed = append(s.removed, RemovedNode{Name: n.Name, DataID: n.DataID, ReplicaID: n.ReplicaID})
-		if joined := slices.IndexFunc(s.removed, func(r RemovedNode) bool { return r.ReplicaID >= firstJoinedNode }); len(s.removed) > maxRemoved && joined >= 0 {
-			s.removed = slices.Delete(s.removed, joined, joined+1)
-		}
+		s.remember(n)
 	})
 	return DirectoryResult{Changed: true}
+}
+
+// remember keeps the identity of what does not come back.
+func (s *DirectoryState) remember(n *Node) {
+	s.removed = append(s.removed, RemovedNode{Name: n.Name, DataID: n.DataID, ReplicaID: n.ReplicaID})
+	joined := slices.IndexFunc(s.removed, func(r RemovedNode) bool { return r.ReplicaID >= firstJoinedNode })
+	if len(s.removed) > maxRemoved && joined >= 0 {
+		s.removed = slices.Delete(s.removed, joined, joined+1)
+	}
 }
 
 func checkNode(name, api, raft, dataID string) string {

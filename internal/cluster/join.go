@@ -36,30 +36,59 @@ func join(ctx context.Context, first Member, number int, addr string) (Member, e
 	if err := os.WriteFile(m.ConfigPath, []byte(text), 0o644); err != nil {
 		return Member{}, err
 	}
-	return m, Announce(ctx, m.Config, addr, false)
-}
-
-// Announce makes the data directory of a node that joins the cluster at addr, or
-// that begins anew there after its data was lost, and records as what it starts.
-func Announce(ctx context.Context, config configs.Node, addr string, replace bool) error {
-	data, err := groups.PrepareJoin(config.DataDir, config.Name, config.ClusterID())
-	if err != nil {
-		return err
-	}
 	conn, err := dial(addr)
 	if err != nil {
-		return err
+		return Member{}, err
 	}
 	defer conn.Close()
-	ask := pb.NewNodesClient(conn).JoinNode
-	if replace {
-		ask = pb.NewNodesClient(conn).ReplaceNode
+	_, err = Announce(ctx, pb.NewNodesClient(conn), m.Config, Joins)
+	return m, err
+}
+
+// Arrival is how a node comes into a cluster that runs.
+type Arrival uint8
+
+const (
+	// Joins: it was never there.
+	Joins Arrival = 1
+	// Returns: its data was lost, and it begins anew.
+	Returns Arrival = 2
+)
+
+// Announce makes the data directory of a node that comes into a cluster that
+// runs, tells the cluster, and records as what the node starts. Interrupted, it
+// may be repeated: the directory keeps its identity.
+func Announce(ctx context.Context, nodes pb.NodesClient, config configs.Node, how Arrival) (*pb.JoinNodeResponse, error) {
+	// What is refused is refused before a directory is made.
+	if _, err := Foretell(ctx, nodes, config, how); err != nil {
+		return nil, err
 	}
-	answer, err := ask(ctx, &pb.JoinNodeRequest{
-		Name: config.Name, Addr: config.APIAddress(), RaftAddr: config.RaftAddress(), DataId: data.ID(), ClusterId: config.ClusterID(),
-	})
+	data, err := groups.PrepareJoin(config.DataDir, config.Name, config.ClusterID())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return data.RecordJoin(groups.Join{DirectoryReplica: answer.GetDirectoryReplica(), Peers: answer.GetPeers()})
+	answer, err := announce(ctx, nodes, config, how, data.ID(), false)
+	if err != nil {
+		return nil, err
+	}
+	return answer, data.RecordJoin(groups.Join{DirectoryReplica: answer.GetDirectoryReplica(), Peers: answer.GetPeers()})
+}
+
+// Foretell tells what Announce would start, and changes nothing.
+func Foretell(ctx context.Context, nodes pb.NodesClient, config configs.Node, how Arrival) (*pb.JoinNodeResponse, error) {
+	id := "dry-run"
+	if data, err := groups.OpenDataDir(config.DataDir, config.Name, config.ClusterID()); err == nil {
+		id = data.ID() // of an announcement that was interrupted
+	}
+	return announce(ctx, nodes, config, how, id, true)
+}
+
+func announce(ctx context.Context, nodes pb.NodesClient, config configs.Node, how Arrival, dataID string, dry bool) (*pb.JoinNodeResponse, error) {
+	req := &pb.JoinNodeRequest{
+		Name: config.Name, Addr: config.APIAddress(), RaftAddr: config.RaftAddress(), DataId: dataID, ClusterId: config.ClusterID(), DryRun: dry,
+	}
+	if how == Returns {
+		return nodes.ReplaceNode(ctx, req)
+	}
+	return nodes.JoinNode(ctx, req)
 }

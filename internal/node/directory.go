@@ -83,11 +83,11 @@ func (n *Node) checkNew(ctx context.Context) error {
 			switch {
 			case err != nil: // who does not answer says nothing
 				return nil
-			case standing.GetRemoved():
-				return fmt.Errorf("%w: node %s, as %s says; add it again with `cohort node join`", ErrRemoved, n.config.Name, peer.Name)
 			case standing.GetKnown():
 				return fmt.Errorf("%w: node %s is registered with the cluster, as %s says, and %s is new. Put the old data directory back, or rebuild the node with `cohort node replace`: it must not vote again without its data",
 					groups.ErrAmnesia, n.config.Name, peer.Name, n.config.DataDir)
+			case standing.GetRemoved():
+				return fmt.Errorf("%w: node %s, as %s says; add it again with `cohort node join`", ErrRemoved, n.config.Name, peer.Name)
 			}
 			return nil
 		})
