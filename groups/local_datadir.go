@@ -83,7 +83,7 @@ func InitDataDir(dir, name, cluster string) error {
 		switch e.Name() {
 		case identityFile:
 			return fmt.Errorf("%w: %s; start the node with `cohort serve`", ErrDataDirExists, dir)
-		case identityFile + ".tmp", replicasFile, replicasFile + ".tmp", joinFile + ".tmp", "lost+found":
+		case identityFile + ".tmp", replicasFile, replicasFile + ".tmp", joinFile, joinFile + ".tmp", "lost+found":
 			// What an interrupted initialisation or a fresh file system leaves.
 		default:
 			return fmt.Errorf("%s is not empty (it holds %s): name an empty directory, or empty this one if its data is not needed", dir, e.Name())
