@@ -218,7 +218,9 @@ func TestWrongArrivalsAreRefused(t *testing.T) {
 		how          cluster.Arrival
 		edit         func(*configs.Node)
 	}{
-		{"another cluster", "other initial nodes", cluster.Joins, func(c *configs.Node) { c.Cluster = []configs.Peer{{Name: "m1", API: "127.0.0.1:1", Raft: "127.0.0.1:2"}} }},
+		{"another cluster", "other initial nodes", cluster.Joins, func(c *configs.Node) {
+			c.Cluster = []configs.Peer{{Name: "m1", API: "127.0.0.1:1", Raft: "127.0.0.1:2"}}
+		}},
 		{"a name that is taken", "already", cluster.Joins, func(c *configs.Node) { c.Name = "n1" }},
 		{"an address that is taken", "already", cluster.Joins, func(c *configs.Node) { c.Raft.Address = first.Raft.Address }},
 		{"nobody's place", "no node n7", cluster.Returns, func(*configs.Node) {}},

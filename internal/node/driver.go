@@ -35,6 +35,8 @@ type driver struct {
 	floors map[uint64]uint64
 	// said is what was logged last of a shard that waits, and when.
 	said map[uint64]saying
+	// settled is the last state that needed nothing.
+	settled *groups.DirectoryState
 	// lonely is since when no leader of the directory is known, or when that was
 	// asked about last.
 	lonely time.Time
@@ -63,13 +65,26 @@ func (d *driver) run(ctx context.Context) {
 			d.node.fail(err)
 			return
 		}
-		if !d.node.leadsDirectory() || d.node.directory.State().MembersSettled() {
+		if !d.node.leadsDirectory() || d.isSettled() {
 			clear(d.floors)
 			clear(d.said)
 			continue
 		}
 		d.look(ctx)
 	}
+}
+
+// isSettled looks at each state once: there may be many groups.
+func (d *driver) isSettled() bool {
+	state := d.node.directory.State()
+	if d.settled == state {
+		return true
+	}
+	if !state.MembersSettled() {
+		return false
+	}
+	d.settled = state
+	return true
 }
 
 // displaced tells whether this node is none of the cluster's any more: another
