@@ -158,6 +158,8 @@ func (s Step) Text() string {
 //   - A new replica gets a vote when it is caught up, and never before.
 //   - Replicas that work leave after those that take their place vote; those that
 //     are gone leave first, since they only make the quorum larger.
+//   - A replica whose data is lost is removed before the one that takes its place on
+//     the same node is added: Raft knows one an address.
 //   - A leader hands over before it is removed.
 //   - The directory forgets a replica when Raft has removed it for good, so that
 //     its id is known until nothing can bring it back.
@@ -360,7 +362,7 @@ func (v *ShardView) addNext() (Step, bool) {
 		if v.unwanted(m) || v.inRaft(m.ReplicaID) || !m.Joined {
 			continue
 		}
-		if _, started := v.Reports[m.ReplicaID]; !started || v.siblingIn(m) {
+		if _, started := v.Reports[m.ReplicaID]; !started {
 			continue // promoteNext says that it is waited for
 		}
 		if blocked, ok := v.noQuorum(); ok {
@@ -369,14 +371,6 @@ func (v *ShardView) addNext() (Step, bool) {
 		return Step{Kind: StepAdd, Node: m.Node, ReplicaID: m.ReplicaID, ConfigID: v.Raft.ConfigID}, true
 	}
 	return Step{}, false
-}
-
-// siblingIn tells whether another replica on the same node is a member: Raft
-// knows one replica an address.
-func (v *ShardView) siblingIn(m Member) bool {
-	return slices.ContainsFunc(v.Members, func(o Member) bool {
-		return o.Node == m.Node && o.ReplicaID != m.ReplicaID && v.inRaft(o.ReplicaID)
-	})
 }
 
 // promoteNext gives those that are caught up a vote, and waits for the others.
@@ -435,7 +429,7 @@ func (v *ShardView) lateText(m Member) string {
 	case !started:
 		return "has not started: is node " + m.Node + " up?"
 	case !v.inRaft(m.ReplicaID):
-		return "waits until the one that it replaces is removed"
+		return "waits to be added"
 	case r.Problem != "":
 		return r.Problem
 	default:

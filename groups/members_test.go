@@ -122,8 +122,9 @@ type membersModel struct {
 type modelShard struct {
 	initial []uint64
 	raft    RaftMembers
-	// data are the replicas whose data is there, started those that may have voted.
-	data map[uint64]bool
+	// data are the replicas that have started: true while their data is there. caught
+	// are those that have what the leader has.
+	data, caught map[uint64]bool
 }
 
 type staleStep struct {
@@ -145,9 +146,10 @@ func TestMembersConverge(t *testing.T) {
 			m.up[name] = true
 		}
 		m.registerAll()
-		for range 400 {
-			if !m.turn() {
-				break
+		for quiet := 0; quiet < 3; {
+			quiet++
+			if m.turn() {
+				quiet = 0
 			}
 			m.registerAll()
 		}
@@ -175,10 +177,10 @@ func newMembersModel(t *rapid.T) *membersModel {
 }
 
 func newModelShard(replicas int) *modelShard {
-	s := &modelShard{data: map[uint64]bool{}}
+	s := &modelShard{data: map[uint64]bool{}, caught: map[uint64]bool{}}
 	for id := uint64(1); id <= uint64(replicas); id++ {
 		s.raft.Voters = append(s.raft.Voters, id)
-		s.data[id] = true
+		s.data[id], s.caught[id] = true, true
 	}
 	return s
 }
@@ -336,11 +338,15 @@ func (m *membersModel) views() []*ShardView {
 				}
 				shard.data[member.ReplicaID] = true
 			}
-			report := ReplicaReport{Applied: 100}
-			if member.Joined && !slices.Contains(shard.raft.Voters, member.ReplicaID) && !slices.Contains(shard.raft.Learners, member.ReplicaID) {
-				report.Applied = 0
+			report := ReplicaReport{}
+			if shard.caught[member.ReplicaID] {
+				report.Applied = 100
 			}
 			v.Reports[member.ReplicaID] = report
+			// It takes until somebody looks again.
+			if slices.Contains(shard.raft.Learners, member.ReplicaID) {
+				shard.caught[member.ReplicaID] = true
+			}
 		}
 		m.elect(v, shard)
 	}
@@ -429,6 +435,7 @@ func (m *membersModel) do(shardID uint64, s Step) {
 		raft.Voters = slices.DeleteFunc(raft.Voters, is)
 		switch s.Kind {
 		case StepAdd:
+			m.checkAddress(shardID, s)
 			raft.Learners = append(raft.Learners, s.ReplicaID)
 		case StepPromote:
 			raft.Voters = append(raft.Voters, s.ReplicaID)
@@ -441,19 +448,26 @@ func (m *membersModel) do(shardID uint64, s Step) {
 	}
 }
 
+// checkAddress: Raft knows one replica an address.
+func (m *membersModel) checkAddress(shardID uint64, s Step) {
+	for _, v := range m.views() {
+		for _, member := range v.Members {
+			if v.ShardID == shardID && v.Raft != nil && member.Node == s.Node && member.ReplicaID != s.ReplicaID && v.inRaft(member.ReplicaID) {
+				m.t.Fatalf("shard %d: %s, and replica %d is there still", shardID, s.Text(), member.ReplicaID)
+			}
+		}
+	}
+}
+
 func (m *membersModel) checkQuorum(shardID uint64, s Step) {
 	for _, v := range m.views() {
 		if v.ShardID == shardID && v.Raft == nil {
 			m.t.Fatalf("shard %d has lost its quorum by: %s; voters %v, up %v", shardID, s.Text(), m.shards[shardID].raft.Voters, m.up)
 		}
 	}
-	for _, id := range m.shards[shardID].raft.Voters {
-		if data, made := m.shards[shardID].data[id]; made && data {
-			continue
-		}
-		if s.Kind == StepPromote && id == s.ReplicaID {
-			m.t.Fatalf("shard %d: replica %d got a vote and has no data", shardID, id)
-		}
+	shard := m.shards[shardID]
+	if s.Kind == StepPromote && !shard.caught[s.ReplicaID] {
+		m.t.Fatalf("shard %d: replica %d got a vote and has nothing", shardID, s.ReplicaID)
 	}
 }
 
