@@ -120,8 +120,7 @@ type membersModel struct {
 }
 
 type modelShard struct {
-	initial []uint64
-	raft    RaftMembers
+	raft RaftMembers
 	// data are the replicas that have started: true while their data is there. caught
 	// are those that have what the leader has.
 	data, caught map[uint64]bool
