@@ -48,6 +48,8 @@ const (
 	reasonNotRestored = "NOT_RESTORED"
 	// reasonDirectory: the directory refused or could not be asked.
 	reasonDirectory = "DIRECTORY"
+	// reasonNotSafe: a change of the cluster would cost data or a quorum.
+	reasonNotSafe = "NOT_SAFE"
 	// reasonIndeterminate: whether the request took effect is not known.
 	reasonIndeterminate = "INDETERMINATE"
 	// reasonClosing: the node is shutting down.

@@ -112,7 +112,7 @@ func (s *Service) locateCoordinator(ctx context.Context, group string) (place, e
 			return s.placeOf(s.config.Node, local.Changed), nil
 		}
 	}
-	if local.Replica != nil {
+	if local.Replica != nil && s.votesHere(record) {
 		if local.Leader == "" || local.Leader == s.config.Node {
 			return place{changed: local.Changed}, nil // an election, or this node is taking office
 		}
@@ -132,11 +132,18 @@ func (s *Service) locateCoordinator(ctx context.Context, group string) (place, e
 	return s.placeOf(leader, nil), nil
 }
 
+// votesHere tells whether this node's replica of a group is a full one. One that
+// joins may have nothing yet: it neither reads for clients nor knows who leads.
+func (s *Service) votesHere(record *groups.GroupRecord) bool {
+	member, ok := record.Member(s.config.Node)
+	return ok && member.Voter()
+}
+
 // askForLeader asks the group's members who coordinates; one that does so itself
 // is believed first.
 func (s *Service) askForLeader(ctx context.Context, record *groups.GroupRecord) string {
 	leader := ""
-	for node, answer := range s.probe(ctx, record.Nodes(), record.Name) {
+	for node, answer := range s.probe(ctx, record.Voters(), record.Name) {
 		for _, replica := range answer.GetReplicas() {
 			if replica.GetGroup() != record.Name {
 				continue
@@ -159,10 +166,10 @@ func (s *Service) locateReplica(ctx context.Context, group string, try int) (pla
 	if err != nil {
 		return place{}, err
 	}
-	if s.config.Groups.Group(group).Replica != nil {
+	if s.config.Groups.Group(group).Replica != nil && s.votesHere(record) {
 		return s.placeOf(s.config.Node, nil), nil
 	}
-	nodes := slices.DeleteFunc(record.Nodes(), func(node string) bool { return node == s.config.Node })
+	nodes := slices.DeleteFunc(record.Voters(), func(node string) bool { return node == s.config.Node })
 	if len(nodes) == 0 {
 		return place{}, nil
 	}

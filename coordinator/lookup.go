@@ -129,6 +129,9 @@ type Directory interface {
 	PlanRestore(ctx context.Context, group, token string, incarnation uint64) (*groups.GroupRecord, error)
 	CancelRestore(ctx context.Context, group, token string) (*groups.GroupRecord, error)
 	BeginIncarnation(ctx context.Context, c groups.BeginIncarnation) (*groups.GroupRecord, error)
+	AddNode(ctx context.Context, c groups.AddNode) (*groups.Node, error)
+	ReplaceNode(ctx context.Context, c groups.ReplaceNode) (*groups.Node, error)
+	LeaveNode(ctx context.Context, c groups.LeaveNode) (*groups.Node, error)
 }
 
 var (

@@ -22,6 +22,10 @@ type ServiceConfig struct {
 	Directory           Directory
 	// LeadsDirectory tells whether this node leads the directory; nil means never.
 	LeadsDirectory func() bool
+	// ClusterID tells this cluster from others; Shards are this node's replicas, nil
+	// where members never change.
+	ClusterID string
+	Shards    LocalShards
 	// Hydrator makes files for restored groups; nil where none is restored.
 	Hydrator Hydrator
 	// DialOptions for connections to other nodes: their credentials at least.
@@ -29,7 +33,7 @@ type ServiceConfig struct {
 	Logger      *zap.Logger
 }
 
-// Service is a node's API: Transactions, Log, Cluster and Peers. Any node
+// Service is a node's API: Transactions, Log, Cluster, Nodes and Peers. Any node
 // answers any request; what another one must do is forwarded to it, once.
 type Service struct {
 	config ServiceConfig
@@ -46,6 +50,9 @@ type Service struct {
 func NewService(config ServiceConfig) *Service {
 	if config.Logger == nil {
 		config.Logger = zap.NewNop()
+	}
+	if config.Shards == nil {
+		config.Shards = noShards{}
 	}
 	if config.LeadsDirectory == nil {
 		config.LeadsDirectory = func() bool { return false }
@@ -75,6 +82,8 @@ func (s *Service) Register(server grpc.ServiceRegistrar) {
 	pb.RegisterClusterServer(server, &clusterService{Service: s})
 	pb.RegisterCheckpointsServer(server, &checkpointsService{Service: s})
 	pb.RegisterPeersServer(server, &peersService{Service: s})
+	pb.RegisterNodesServer(server, &nodesService{Service: s})
+	pb.RegisterShardsServer(server, &shardsService{Service: s})
 }
 
 // ServerOptions are what the services need of their gRPC server: forwarding,

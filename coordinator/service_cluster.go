@@ -42,6 +42,7 @@ type planned struct {
 	definition groups.Definition
 	record     *groups.GroupRecord // nil for a group to be created
 	nodes      []string            // of a group to be created
+	moved      bool                // the replicas of a group that exists are to be elsewhere
 	change     *pb.GroupChange
 }
 
@@ -69,6 +70,9 @@ func (s *clusterService) Apply(ctx context.Context, req *pb.ApplyRequest) (*pb.A
 			if err != nil {
 				return nil, err
 			}
+		}
+		if fault == nil && p.moved {
+			fault = s.checkMoved(ctx, directory, p)
 		}
 		if fault != nil {
 			faults = append(faults, groups.Place(files, definitions[i].Group, *fault))
@@ -130,10 +134,10 @@ func planGroup(directory *groups.DirectoryState, definition groups.Definition) (
 	if err != nil {
 		return nil, &groups.FileError{Key: "group", Message: fmt.Sprintf("the stored definition of group %s cannot be read by this version: %v", definition.Group, err)}
 	}
-	if definition.Replicas != nil && !sameNodes(definition.Replicas, record.Nodes()) || definition.Replicas == nil && old.Replicas != nil {
-		return nil, &groups.FileError{Key: "replicas", Message: fmt.Sprintf("group %s has its replicas on %v; apply does not move replicas of a group that exists, so leave them", definition.Group, record.Nodes())}
+	if _, err := directory.Placement(&definition); err != nil && !sameNodes(definition.Replicas, old.Replicas) {
+		return nil, &groups.FileError{Key: "replicas", Message: err.Error()}
 	}
-	p.record = record
+	p.record, p.moved = record, !sameNodes(definition.Replicas, old.Replicas) || (definition.Replicas == nil) != (old.Replicas == nil)
 	p.change.Version = record.Version
 	p.change.Changes = changesToWire(groups.Diff(&old, &definition))
 	p.change.Action = actionUnchanged
@@ -143,6 +147,7 @@ func planGroup(directory *groups.DirectoryState, definition groups.Definition) (
 	return p, nil
 }
 
+// sameNodes compares lists of nodes whose order means nothing.
 func sameNodes(a, b []string) bool {
 	a, b = slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b))
 	return slices.Equal(a, b)

@@ -191,7 +191,7 @@ func (s *peersService) FetchState(req *pb.FetchStateRequest, stream grpc.ServerS
 // state at an index.
 func (s *Service) FetchReplicaState(ctx context.Context, record *groups.GroupRecord, index uint64) (io.ReadCloser, error) {
 	err := error(txlog.ErrNotReady)
-	for _, node := range record.Nodes() {
+	for _, node := range record.Voters() {
 		if node == s.config.Node {
 			continue
 		}

@@ -248,7 +248,7 @@ func (r *restoring) plan(ctx context.Context, req *pb.RestoreRequest) (*restoreP
 	}
 	plan := &restorePlan{
 		token: newToken(), source: group, incarnation: point.Incarnation,
-		checkpoint: point.Checkpoint, position: point.Position, definition: definition, nodes: record.Nodes(),
+		checkpoint: point.Checkpoint, position: point.Position, definition: definition, nodes: record.Voters(),
 	}
 	plan.keepParticipants(point.Participants)
 	return plan, nil

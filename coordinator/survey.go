@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	pb "github.com/cohort-tx/cohort/api/cohort/v1"
 	"github.com/cohort-tx/cohort/groups"
@@ -149,21 +150,21 @@ func (sv *survey) groupStatus(record *groups.GroupRecord) *pb.GroupStatus {
 		Participants: sv.participants(record),
 	}
 	node, serving := sv.serving(record)
-	running := 0
+	voters, running := record.Voters(), 0
 	for _, member := range record.Nodes() {
-		r := sv.replicaStatus(member, record.Name, node, out.Position)
+		r := sv.replicaStatus(record, member, node, out.Position)
 		if r.Reason != "" {
 			out.Reasons = append(out.Reasons, fmt.Sprintf("replica on %s: %s", member, r.Reason))
 		}
-		if r.Role != "unreachable" {
+		if r.Role != "unreachable" && slices.Contains(voters, member) {
 			running++
 		}
 		out.Replicas = append(out.Replicas, r)
 	}
-	quorum := len(record.Members)/2 + 1
+	quorum := len(voters)/2 + 1
 	switch {
 	case running < quorum:
-		out.Reasons = append(out.Reasons, fmt.Sprintf("only %d of %d replicas answer and a quorum is %d: nothing can commit until more are back", running, len(record.Members), quorum))
+		out.Reasons = append(out.Reasons, fmt.Sprintf("only %d of %d replicas answer and a quorum is %d: nothing can commit until more are back", running, len(voters), quorum))
 	case serving == nil:
 		out.Reasons = append(out.Reasons, "no node coordinates the group: an election may be under way")
 	}
@@ -183,13 +184,18 @@ func (sv *survey) groupStatus(record *groups.GroupRecord) *pb.GroupStatus {
 	return out
 }
 
-func (sv *survey) replicaStatus(node, group, coordinator string, position uint64) *pb.ReplicaStatus {
+func (sv *survey) replicaStatus(record *groups.GroupRecord, node, coordinator string, position uint64) *pb.ReplicaStatus {
 	out := &pb.ReplicaStatus{Node: node, Role: "unreachable"}
 	if sv.answers[node] == nil {
 		out.Reason = "the node does not answer"
 		return out
 	}
-	r := sv.replica(node, group)
+	r := sv.replica(node, record.Name)
+	joining := !slices.Contains(record.Voters(), node)
+	if r == nil && joining {
+		out.Role = "joining"
+		return out
+	}
 	if r == nil {
 		out.Reason = "the node does not know of it yet"
 		return out
@@ -201,8 +207,10 @@ func (sv *survey) replicaStatus(node, group, coordinator string, position uint64
 		out.Role, out.Reason = "unreachable", r.GetError()
 	case node == coordinator:
 		out.Role = "leader"
+	case joining:
+		out.Role = "joining"
 	}
-	if out.Reason == "" && out.Lag > lagWorthMention {
+	if out.Reason == "" && !joining && out.Lag > lagWorthMention {
 		out.Reason = fmt.Sprintf("%d positions behind", out.Lag)
 	}
 	return out

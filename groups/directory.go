@@ -51,9 +51,24 @@ type Node struct {
 	DataID string `json:"data_id"`
 	// FeatureLevel is the newest that its release supports; 0 is 1.
 	FeatureLevel uint64 `json:"feature_level,omitempty"`
+	// Joining is set until the node has started and registered itself: until then
+	// nothing is placed on it. Leaving is set from the request to remove it on.
+	Joining bool `json:"joining,omitempty"`
+	Leaving bool `json:"leaving,omitempty"`
+	// Promoted is set once a node that joined votes in the directory.
+	Promoted bool `json:"promoted,omitempty"`
 }
 
-// Member is one replica of a group.
+// directoryMember is the node's replica of the directory.
+func (n *Node) directoryMember() Member {
+	return Member{Node: n.Name, ReplicaID: n.ReplicaID, Started: true, Joined: n.ReplicaID >= firstJoinedNode, Promoted: n.Promoted}
+}
+
+// DirectoryVoter tells whether the node votes in the directory, as far as is
+// recorded.
+func (n *Node) DirectoryVoter() bool { return n.directoryMember().Voter() }
+
+// Member is one replica of a shard.
 type Member struct {
 	Node string `json:"node"`
 	// ReplicaID is unique within the shard and never reused.
@@ -61,7 +76,16 @@ type Member struct {
 	// Started is set before the replica first starts: from then on it may have
 	// voted, and must not start without its data.
 	Started bool `json:"started"`
+	// Joined is set of a replica that was added to a shard that ran. It starts
+	// without initial members and without a vote; Promoted is set once it votes.
+	Joined   bool `json:"joined,omitempty"`
+	Promoted bool `json:"promoted,omitempty"`
+	// Leaving is set of a replica whose data is lost: it is never started again.
+	Leaving bool `json:"leaving,omitempty"`
 }
+
+// Voter tells whether the replica votes, as far as is recorded.
+func (m Member) Voter() bool { return !m.Joined || m.Promoted }
 
 // GroupRecord is what the directory knows of a group. The group's own log is
 // the authority on its definition once it runs; the directory follows.
@@ -77,6 +101,9 @@ type GroupRecord struct {
 	Members        []Member `json:"members"`
 	// NextReplicaID is the next one to give in this shard.
 	NextReplicaID uint64 `json:"next_replica_id"`
+	// Changed is set once the members are others than the shard began with: from
+	// then on no replica starts as an initial member.
+	Changed bool `json:"changed,omitempty"`
 	// Origin of an incarnation that a restore has made; nil of others.
 	Origin *Origin `json:"origin,omitempty"`
 	// Restoring is set while a restore in place is under way, LastRestore the token
@@ -90,21 +117,32 @@ type GroupRecord struct {
 // Definition decodes the record's definition.
 func (g *GroupRecord) Definition() (Definition, error) { return Decode(g.DefinitionJSON) }
 
-// Member returns the replica on a node.
+// Member returns the replica on a node; one that is leaving is none.
 func (g *GroupRecord) Member(node string) (Member, bool) {
 	for _, m := range g.Members {
-		if m.Node == node {
+		if m.Node == node && !m.Leaving {
 			return m, true
 		}
 	}
 	return Member{}, false
 }
 
-// Nodes returns the members' nodes in replica order.
+// Nodes returns the nodes that hold a replica, in replica order.
 func (g *GroupRecord) Nodes() []string {
-	names := make([]string, len(g.Members))
-	for i, m := range g.Members {
-		names[i] = m.Node
+	return g.nodesOf(func(m Member) bool { return !m.Leaving })
+}
+
+// Voters returns the nodes whose replica votes, in replica order.
+func (g *GroupRecord) Voters() []string {
+	return g.nodesOf(func(m Member) bool { return !m.Leaving && m.Voter() })
+}
+
+func (g *GroupRecord) nodesOf(holds func(Member) bool) []string {
+	names := make([]string, 0, len(g.Members))
+	for _, m := range g.Members {
+		if holds(m) {
+			names = append(names, m.Node)
+		}
 	}
 	return names
 }
@@ -121,10 +159,15 @@ type DirectoryState struct {
 	// Revision counts the commands that changed something.
 	Revision uint64
 
-	nodes         map[string]*Node
-	groups        map[string]*GroupRecord
-	nextNodeID    uint64
-	nextGroupID   uint64
+	nodes       map[string]*Node
+	groups      map[string]*GroupRecord
+	nextNodeID  uint64
+	nextGroupID uint64
+	// retired are replicas of the directory whose data is lost and that are still
+	// its members; removed are the data directories of nodes that have left, the
+	// newest last.
+	retired       []Member
+	removed       []RemovedNode
 	sortedNodes   []*Node
 	sortedRecords []*GroupRecord
 }
@@ -157,26 +200,24 @@ func (s *DirectoryState) GroupOfShard(shardID uint64) (*GroupRecord, bool) {
 	return nil, false
 }
 
-// RaftMembers returns a group's members as Raft wants them: replica id to
-// address.
+// RaftMembers returns a group's initial members as Raft wants them: replica id
+// to address. They are known until the members have changed.
 func (s *DirectoryState) RaftMembers(g *GroupRecord) map[uint64]string {
 	members := make(map[uint64]string, len(g.Members))
 	for _, m := range g.Members {
-		if n, ok := s.nodes[m.Node]; ok {
+		if n, ok := s.nodes[m.Node]; ok && !m.Joined {
 			members[m.ReplicaID] = n.RaftAddress
 		}
 	}
 	return members
 }
 
-// Placement returns the nodes that hold a new group's replicas: those of its
-// list, or all registered ones. It says which of the list are not registered.
+// Placement returns the nodes that hold a group's replicas: those of its list, or
+// all registered ones. It says which of the list are not registered, or about to
+// leave.
 func (s *DirectoryState) Placement(d *Definition) ([]string, error) {
 	if d.Replicas == nil {
-		names := make([]string, len(s.sortedNodes))
-		for i, n := range s.sortedNodes {
-			names[i] = n.Name
-		}
+		names := s.present()
 		if len(names) == 0 {
 			return nil, fmt.Errorf("group %s: no node is registered yet; start the nodes first", d.Group)
 		}
@@ -186,8 +227,14 @@ func (s *DirectoryState) Placement(d *Definition) ([]string, error) {
 		return names, nil
 	}
 	for _, name := range d.Replicas {
-		if _, ok := s.nodes[name]; !ok {
+		n, ok := s.nodes[name]
+		switch {
+		case !ok:
 			return nil, fmt.Errorf("group %s: replicas names %s, which is no node of the cluster; nodes are %v", d.Group, name, slices.Sorted(maps.Keys(s.nodes)))
+		case n.Leaving:
+			return nil, fmt.Errorf("group %s: replicas names %s, which is about to leave the cluster; nodes are %v", d.Group, name, s.present())
+		case n.Joining:
+			return nil, fmt.Errorf("group %s: replicas names %s, which has not started yet; start it with `cohort serve` first", d.Group, name)
 		}
 	}
 	return slices.Clone(d.Replicas), nil
@@ -233,6 +280,18 @@ func (d *Directory) Apply(data []byte) DirectoryResult {
 		return d.cancelRestore(c.CancelRestore)
 	case c.BeginIncarnation != nil:
 		return d.beginIncarnation(c.BeginIncarnation)
+	case c.AddNode != nil:
+		return d.addNode(c.AddNode)
+	case c.ReplaceNode != nil:
+		return d.replaceNode(c.ReplaceNode)
+	case c.LeaveNode != nil:
+		return d.leaveNode(c.LeaveNode)
+	case c.PlanMember != nil:
+		return d.planMember(c.PlanMember)
+	case c.PromoteMember != nil:
+		return d.promoteMember(c.PromoteMember)
+	case c.DropMember != nil:
+		return d.dropMember(c.DropMember)
 	default:
 		return d.markStarted(c.MarkStarted)
 	}
@@ -250,6 +309,8 @@ func (d *Directory) change(edit func(*DirectoryState)) {
 		groups:      maps.Clone(d.state.groups),
 		nextNodeID:  d.state.nextNodeID,
 		nextGroupID: d.state.nextGroupID,
+		retired:     slices.Clone(d.state.retired),
+		removed:     slices.Clone(d.state.removed),
 	}
 	edit(next)
 	next.sort()
@@ -290,6 +351,12 @@ func (s *DirectoryState) invariants() error {
 		}
 		ids[n.ReplicaID], raftAddresses[n.RaftAddress] = n.Name, n.Name
 	}
+	for _, m := range s.retired {
+		if other, taken := ids[m.ReplicaID]; taken || m.ReplicaID == 0 || m.ReplicaID >= s.nextNodeID {
+			return fmt.Errorf("the retired replica %d of the directory on %s is %s's or was never given", m.ReplicaID, m.Node, other)
+		}
+		ids[m.ReplicaID] = m.Node
+	}
 	shards := map[uint64]string{}
 	for _, g := range s.sortedRecords {
 		if g.ShardID < firstGroupShard || g.ShardID >= s.nextGroupID {
@@ -306,6 +373,9 @@ func (s *DirectoryState) invariants() error {
 			}
 			last = m.ReplicaID
 		}
+		if nodes := slices.Sorted(slices.Values(g.Nodes())); len(slices.Compact(slices.Clone(nodes))) != len(nodes) {
+			return fmt.Errorf("group %s has two replicas that stay on one node: %v", g.Name, nodes)
+		}
 	}
 	return nil
 }
@@ -318,24 +388,24 @@ func (d *Directory) registerNode(c *RegisterNode) DirectoryResult {
 	if known {
 		switch {
 		case old.DataID != c.DataID:
-			return refuse(RefusedForeignData, "node %s is registered with another data directory (%s, not %s): this one was initialised anew, and what the node had voted is lost; put the old directory back", c.Name, old.DataID, c.DataID)
+			return refuse(RefusedForeignData, "node %s is registered with another data directory (%s, not %s): this one was initialised anew, and what the node had voted is lost; put the old directory back, or rebuild the node with `cohort node replace`", c.Name, old.DataID, c.DataID)
 		case c.ReplicaID != 0 && c.ReplicaID != old.ReplicaID:
 			return refuse(RefusedExists, "node %s is registered as replica %d of the directory, not %d; keep the order of `cluster` in the node's configuration as it was", c.Name, old.ReplicaID, c.ReplicaID)
 		case c.RaftAddress != old.RaftAddress:
 			return refuse(RefusedExists, "node %s is registered with the Raft address %s, not %s; a member's Raft address stays as it is", c.Name, old.RaftAddress, c.RaftAddress)
-		case c.APIAddress == old.APIAddress && c.FeatureLevel == old.FeatureLevel:
+		case c.APIAddress == old.APIAddress && c.FeatureLevel == old.FeatureLevel && !old.Joining:
 			return DirectoryResult{Node: old}
 		}
+	}
+	if !known && d.state.WasRemoved(c.DataID, c.ReplicaID) {
+		return refuse(RefusedForeignData, "node %s was removed from the cluster; to have it back, delete its data directory and use `cohort node join`", c.Name)
+	}
+	if refusal, taken := d.state.addressTaken(c.Name, c.APIAddress, c.RaftAddress); taken {
+		return refusal
 	}
 	for _, other := range d.state.sortedNodes {
 		if other.Name == c.Name {
 			continue
-		}
-		if other.RaftAddress == c.RaftAddress {
-			return refuse(RefusedExists, "node %s has the Raft address %s already; give each node its own", other.Name, c.RaftAddress)
-		}
-		if other.APIAddress == c.APIAddress {
-			return refuse(RefusedExists, "node %s has the API address %s already; give each node its own", other.Name, c.APIAddress)
 		}
 		if c.ReplicaID != 0 && other.ReplicaID == c.ReplicaID {
 			return refuse(RefusedExists, "node %s is replica %d of the directory already", other.Name, c.ReplicaID)
@@ -347,7 +417,7 @@ func (d *Directory) registerNode(c *RegisterNode) DirectoryResult {
 	n := &Node{Name: c.Name, ReplicaID: c.ReplicaID, APIAddress: c.APIAddress, RaftAddress: c.RaftAddress, DataID: c.DataID, FeatureLevel: c.FeatureLevel}
 	d.change(func(s *DirectoryState) {
 		if known {
-			n.ReplicaID = old.ReplicaID
+			n.ReplicaID, n.Leaving, n.Promoted = old.ReplicaID, old.Leaving, old.Promoted
 		} else if n.ReplicaID == 0 {
 			n.ReplicaID = s.nextNodeID
 			s.nextNodeID++
@@ -371,8 +441,12 @@ func (d *Directory) createGroup(c *CreateGroup) DirectoryResult {
 		return refuse(RefusedFull, "the cluster has %d groups, which is the most", MaxGroups)
 	}
 	for _, name := range c.Members {
-		if _, ok := d.state.nodes[name]; !ok {
+		n, ok := d.state.nodes[name]
+		if !ok {
 			return refuse(RefusedUnknown, "group %s: %s is no node of the cluster", c.Group, name)
+		}
+		if n.Leaving || n.Joining {
+			return refuse(RefusedUnknown, "group %s: node %s joins or leaves the cluster just now", c.Group, name)
 		}
 	}
 	g := &GroupRecord{Name: c.Group, Incarnation: max(c.Incarnation, 1), Version: 1, Origin: c.Origin, DefinitionJSON: c.DefinitionJSON, NextReplicaID: 1}

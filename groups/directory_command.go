@@ -27,6 +27,13 @@ type directoryCommand struct {
 	PlanRestore      *PlanRestore      `json:"plan_restore,omitempty"`
 	CancelRestore    *CancelRestore    `json:"cancel_restore,omitempty"`
 	BeginIncarnation *BeginIncarnation `json:"begin_incarnation,omitempty"`
+
+	AddNode       *AddNode       `json:"add_node,omitempty"`
+	ReplaceNode   *ReplaceNode   `json:"replace_node,omitempty"`
+	LeaveNode     *LeaveNode     `json:"leave_node,omitempty"`
+	PlanMember    *PlanMember    `json:"plan_member,omitempty"`
+	PromoteMember *PromoteMember `json:"promote_member,omitempty"`
+	DropMember    *DropMember    `json:"drop_member,omitempty"`
 }
 
 // RegisterNode adds a node or changes its API address.
@@ -101,7 +108,8 @@ func decodeDirectoryCommand(data []byte) (directoryCommand, error) {
 	}
 	set := 0
 	for _, given := range []bool{c.RegisterNode != nil, c.CreateGroup != nil, c.SetDefinition != nil, c.MarkStarted != nil,
-		c.PlanRestore != nil, c.CancelRestore != nil, c.BeginIncarnation != nil} {
+		c.PlanRestore != nil, c.CancelRestore != nil, c.BeginIncarnation != nil,
+		c.AddNode != nil, c.ReplaceNode != nil, c.LeaveNode != nil, c.PlanMember != nil, c.PromoteMember != nil, c.DropMember != nil} {
 		if given {
 			set++
 		}

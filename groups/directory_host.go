@@ -44,7 +44,8 @@ type DirectoryConfig struct {
 	// Members of a first start are the cluster's initial nodes, replica id to
 	// Raft address; nil on a restart, so that a lost log is an error.
 	Members map[uint64]string
-	// Join starts a replica that was added to a running directory.
+	// Join starts a replica that was added to a running directory without a vote; it
+	// stays set at each start.
 	Join bool
 	// ElectionRTT and HeartbeatRTT are in round trips of the NodeHost; 0 means 10
 	// and 1.
@@ -61,6 +62,7 @@ type DirectoryHost struct {
 	logger    *zap.Logger
 
 	state   atomic.Pointer[DirectoryState]
+	applied atomic.Uint64 // Raft index
 	changed chan struct{} // holds one token when there is news for watchers
 	stop    chan struct{}
 	stopped sync.WaitGroup
@@ -94,16 +96,18 @@ func StartDirectory(c DirectoryConfig) (*DirectoryHost, error) {
 	orDefault(&c.HeartbeatRTT, 1)
 	if len(c.Members) == 0 && !c.Join && !c.NodeHost.HasNodeInfo(DirectoryShard, c.ReplicaID) {
 		// The NodeHost would panic.
-		return nil, fmt.Errorf("%w: replica %d of the directory has no Raft log. Put the data directory back: this node must not vote again without it", ErrAmnesia, c.ReplicaID)
+		return nil, fmt.Errorf("%w: replica %d of the directory has no Raft log. Put the data directory back, or rebuild the node with `cohort node replace`: it must not vote again without it", ErrAmnesia, c.ReplicaID)
 	}
 	directory := NewDirectory()
 	h.state.Store(directory.State())
-	machine := &directoryMachine{directory: directory, publish: h.publish}
-	err := c.NodeHost.StartReplica(maps.Clone(c.Members), c.Join,
+	machine := &directoryMachine{directory: directory, publish: h.publish, applied: &h.applied}
+	known := c.NodeHost.HasNodeInfo(DirectoryShard, c.ReplicaID)
+	err := c.NodeHost.StartReplica(maps.Clone(c.Members), c.Join && !known,
 		func(uint64, uint64) statemachine.IStateMachine { return machine },
 		config.Config{
 			ShardID:             DirectoryShard,
 			ReplicaID:           c.ReplicaID,
+			IsNonVoting:         c.Join,
 			ElectionRTT:         c.ElectionRTT,
 			HeartbeatRTT:        c.HeartbeatRTT,
 			CheckQuorum:         true,
@@ -138,6 +142,13 @@ func (h *DirectoryHost) Close() error {
 
 // State returns what this node has applied; it may be behind.
 func (h *DirectoryHost) State() *DirectoryState { return h.state.Load() }
+
+// Applied is the Raft index up to which this node has applied the directory, as
+// far as commands tell.
+func (h *DirectoryHost) Applied() uint64 { return h.applied.Load() }
+
+// ReplicaID is this node's replica of the directory.
+func (h *DirectoryHost) ReplicaID() uint64 { return h.replicaID }
 
 // Read returns a state that contains every command answered before the call.
 func (h *DirectoryHost) Read(ctx context.Context) (*DirectoryState, error) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/lni/dragonboat/v4/statemachine"
 )
@@ -18,6 +19,8 @@ type directoryMachine struct {
 	directory *Directory
 	// publish hands over each new state; it must not block.
 	publish func(*DirectoryState)
+	// applied is told the index of each entry.
+	applied *atomic.Uint64
 }
 
 var _ statemachine.IStateMachine = (*directoryMachine)(nil)
@@ -25,6 +28,7 @@ var _ statemachine.IStateMachine = (*directoryMachine)(nil)
 // Update applies one entry. It never fails: an error would stop the replica for
 // good.
 func (m *directoryMachine) Update(entry statemachine.Entry) (statemachine.Result, error) {
+	defer m.applied.Store(entry.Index)
 	before := m.directory.State()
 	result := m.directory.Apply(entry.Cmd)
 	if after := m.directory.State(); after != before {

@@ -169,7 +169,7 @@ func (d *Directory) beginIncarnation(c *BeginIncarnation) DirectoryResult {
 	case c.Incarnation != old.Incarnation+1 || c.Incarnation > MaxIncarnation:
 		return refuse(RefusedVersion, "incarnation %d does not follow %d", c.Incarnation, old.Incarnation)
 	}
-	if refusal := c.Origin.check(old.Nodes()); refusal != "" {
+	if refusal := c.Origin.check(old.Voters()); refusal != "" {
 		return refuse(RefusedMalformed, "group %s: %s", c.Group, refusal)
 	}
 	if refusal := checkDefinitionJSON(c.DefinitionJSON); refusal != "" || c.Version == 0 {
@@ -183,9 +183,13 @@ func (d *Directory) beginIncarnation(c *BeginIncarnation) DirectoryResult {
 	}
 	g.Restoring = nil
 	g.Incarnation, g.Origin = c.Incarnation, &c.Origin
-	g.Members = nil
+	g.Members, g.Changed = nil, false
 	for _, m := range old.Members {
-		g.Members = append(g.Members, Member{Node: m.Node, ReplicaID: g.NextReplicaID})
+		if m.Leaving {
+			continue
+		}
+		// One that did not vote yet joins the new shard as it would have the old one.
+		g.Members = append(g.Members, Member{Node: m.Node, ReplicaID: g.NextReplicaID, Joined: !m.Voter()})
 		g.NextReplicaID++
 	}
 	d.change(func(s *DirectoryState) {
@@ -203,6 +207,9 @@ func (s *DirectoryState) FeatureLevel(g *GroupRecord) uint64 {
 	}
 	level := ^uint64(0)
 	for _, m := range g.Members {
+		if m.Leaving {
+			continue
+		}
 		supported := uint64(1)
 		if n, ok := s.nodes[m.Node]; ok {
 			supported = max(n.FeatureLevel, 1)

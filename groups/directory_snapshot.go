@@ -17,6 +17,8 @@ type directorySnapshot struct {
 	NextGroupID uint64         `json:"next_group_id"`
 	Nodes       []*Node        `json:"nodes"`
 	Groups      []*GroupRecord `json:"groups"`
+	Retired     []Member       `json:"retired,omitempty"`
+	Removed     []RemovedNode  `json:"removed,omitempty"`
 }
 
 // Snapshot encodes the state.
@@ -26,6 +28,7 @@ func (d *Directory) Snapshot() []byte {
 		Format: directorySnapshotFormat, Revision: s.Revision,
 		NextNodeID: s.nextNodeID, NextGroupID: s.nextGroupID,
 		Nodes: s.sortedNodes, Groups: s.sortedRecords,
+		Retired: s.retired, Removed: s.removed,
 	})
 	if err != nil {
 		panic("groups: directory snapshot of plain data failed to encode: " + err.Error())
@@ -48,6 +51,8 @@ func (d *Directory) Restore(data []byte) error {
 		groups:      make(map[string]*GroupRecord, len(snapshot.Groups)),
 		nextNodeID:  snapshot.NextNodeID,
 		nextGroupID: snapshot.NextGroupID,
+		retired:     snapshot.Retired,
+		removed:     snapshot.Removed,
 	}
 	for _, n := range snapshot.Nodes {
 		if n == nil || s.nodes[n.Name] != nil {

@@ -98,11 +98,32 @@ func scriptCommand(t *testing.T, td *datadriven.TestData) []byte {
 			Group: td.CmdArgs[0].Key, Expect: number("expect"), Version: number("version"), DefinitionJSON: []byte(arg("json"))}})
 	case "start":
 		return encodeDirectoryCommand(directoryCommand{MarkStarted: &MarkStarted{ShardID: number("shard"), ReplicaID: number("replica")}})
+	case "add":
+		n := scriptNode(td.CmdArgs[0].Key, arg("data"))
+		return encodeDirectoryCommand(directoryCommand{AddNode: &AddNode{Name: n.Name, APIAddress: n.APIAddress, RaftAddress: n.RaftAddress, DataID: n.DataID}})
+	case "replace":
+		n := scriptNode(td.CmdArgs[0].Key, arg("data"))
+		return encodeDirectoryCommand(directoryCommand{ReplaceNode: &ReplaceNode{Name: n.Name, APIAddress: n.APIAddress, RaftAddress: n.RaftAddress, DataID: n.DataID}})
+	case "leave":
+		return encodeDirectoryCommand(directoryCommand{LeaveNode: &LeaveNode{Name: td.CmdArgs[0].Key, Stay: td.HasArg("stay")}})
+	case "plan":
+		return encodeDirectoryCommand(directoryCommand{PlanMember: &PlanMember{ShardID: number("shard"), Node: arg("node")}})
+	case "promote":
+		return encodeDirectoryCommand(directoryCommand{PromoteMember: &PromoteMember{ShardID: number("shard"), ReplicaID: number("replica")}})
+	case "drop":
+		return encodeDirectoryCommand(directoryCommand{DropMember: &DropMember{ShardID: number("shard"), ReplicaID: number("replica")}})
 	case "raw":
 		return []byte(td.Input)
 	}
 	t.Fatalf("unknown command %s", td.Cmd)
 	return nil
+}
+
+func scriptNode(name, data string) RegisterNode {
+	if data == "" {
+		data = "disk-" + name
+	}
+	return RegisterNode{Name: name, APIAddress: name + ":70", RaftAddress: name + ":71", DataID: data}
 }
 
 func show(r DirectoryResult) string {
@@ -119,12 +140,23 @@ func show(r DirectoryResult) string {
 		b.WriteString(showNode(r.Node))
 	case r.Group != nil:
 		b.WriteString(showGroup(r.Group))
+	default:
+		b.WriteString("ok\n")
 	}
 	return b.String()
 }
 
 func showNode(n *Node) string {
-	return fmt.Sprintf("node %s: replica %d, api %s, raft %s, data %s\n", n.Name, n.ReplicaID, n.APIAddress, n.RaftAddress, n.DataID)
+	flags := ""
+	for _, f := range []struct {
+		set  bool
+		text string
+	}{{n.Joining, ", joining"}, {n.Leaving, ", leaving"}, {n.Promoted, ", promoted"}} {
+		if f.set {
+			flags += f.text
+		}
+	}
+	return fmt.Sprintf("node %s: replica %d, api %s, raft %s, data %s%s\n", n.Name, n.ReplicaID, n.APIAddress, n.RaftAddress, n.DataID, flags)
 }
 
 func showGroup(g *GroupRecord) string {
@@ -132,8 +164,13 @@ func showGroup(g *GroupRecord) string {
 	fmt.Fprintf(&b, "group %s: shard %d, incarnation %d, version %d, %s\n", g.Name, g.ShardID, g.Incarnation, g.Version, g.DefinitionJSON)
 	for _, m := range g.Members {
 		fmt.Fprintf(&b, "  replica %d on %s", m.ReplicaID, m.Node)
-		if m.Started {
-			b.WriteString(", started")
+		for _, f := range []struct {
+			set  bool
+			text string
+		}{{m.Started, ", started"}, {m.Joined, ", joined"}, {m.Promoted, ", promoted"}, {m.Leaving, ", leaving"}} {
+			if f.set {
+				b.WriteString(f.text)
+			}
 		}
 		b.WriteString("\n")
 	}
@@ -149,6 +186,12 @@ func showState(s *DirectoryState) string {
 	for _, g := range s.Groups() {
 		b.WriteString(showGroup(g))
 		fmt.Fprintf(&b, "  raft %v\n", s.RaftMembers(g))
+	}
+	for _, m := range s.retired {
+		fmt.Fprintf(&b, "retired replica %d on %s\n", m.ReplicaID, m.Node)
+	}
+	for _, r := range s.removed {
+		fmt.Fprintf(&b, "removed node %s: replica %d, data %s\n", r.Name, r.ReplicaID, r.DataID)
 	}
 	return b.String()
 }
@@ -201,7 +244,20 @@ func anyDirectoryCommand(t *rapid.T) []byte {
 	node := rapid.SampledFrom([]string{"n1", "n2", "n3", "N4"})
 	group := rapid.SampledFrom([]string{"a", "b", ""})
 	small := rapid.Uint64Max(4)
-	switch rapid.IntRange(0, 4).Draw(t, "kind") {
+	switch rapid.IntRange(0, 9).Draw(t, "kind") {
+	case 5:
+		return encodeDirectoryCommand(directoryCommand{ReplaceNode: &ReplaceNode{Name: node.Draw(t, "node"), APIAddress: "a" + node.Draw(t, "api") + ":1", RaftAddress: "a" + node.Draw(t, "raft") + ":2",
+			DataID: rapid.SampledFrom([]string{"d", "e"}).Draw(t, "data")}})
+	case 6:
+		return encodeDirectoryCommand(directoryCommand{LeaveNode: &LeaveNode{Name: node.Draw(t, "node"), Stay: rapid.Bool().Draw(t, "stay")}})
+	case 7:
+		return encodeDirectoryCommand(directoryCommand{PlanMember: &PlanMember{ShardID: 99 + small.Draw(t, "shard"), Node: node.Draw(t, "node")}})
+	case 8:
+		shard := rapid.SampledFrom([]uint64{DirectoryShard, 100, 101}).Draw(t, "shard")
+		return encodeDirectoryCommand(directoryCommand{PromoteMember: &PromoteMember{ShardID: shard, ReplicaID: rapid.SampledFrom([]uint64{1, 2, 3, 100, 101}).Draw(t, "replica")}})
+	case 9:
+		shard := rapid.SampledFrom([]uint64{DirectoryShard, 100, 101}).Draw(t, "shard")
+		return encodeDirectoryCommand(directoryCommand{DropMember: &DropMember{ShardID: shard, ReplicaID: rapid.SampledFrom([]uint64{1, 2, 3, 100, 101}).Draw(t, "replica")}})
 	case 0:
 		name := node.Draw(t, "node")
 		return encodeDirectoryCommand(directoryCommand{RegisterNode: &RegisterNode{Name: name, ReplicaID: small.Draw(t, "id"),

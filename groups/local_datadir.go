@@ -15,6 +15,7 @@ import (
 const (
 	identityFile = "NODE"
 	replicasFile = "REPLICAS"
+	joinFile     = "JOIN"
 )
 
 // maxLocalReplicas bounds the replicas a node holds at a time.
@@ -42,12 +43,23 @@ type replicasRecord struct {
 	Replicas []LocalReplica `json:"replicas"`
 }
 
+// Join is what a node that was added to a running cluster, or begins anew there,
+// knows of it.
+type Join struct {
+	// DirectoryReplica is its replica of the directory, added without a vote.
+	DirectoryReplica uint64 `json:"directory_replica"`
+	// Peers are API addresses of nodes that were there then.
+	Peers []string `json:"peers"`
+}
+
 // DataDir is a node's data directory: its identity, and its own memory of the
 // replicas it may start. Its methods are safe for concurrent use; one process
 // at a time opens a directory, which the Raft log's lock below it ensures.
 type DataDir struct {
 	dir string
 	id  identity
+	// join is nil on an initial node.
+	join *Join
 
 	mu       sync.Mutex
 	replicas []LocalReplica // by shard; what the file says
@@ -71,7 +83,7 @@ func InitDataDir(dir, name, cluster string) error {
 		switch e.Name() {
 		case identityFile:
 			return fmt.Errorf("%w: %s; start the node with `cohort serve`", ErrDataDirExists, dir)
-		case identityFile + ".tmp", replicasFile, replicasFile + ".tmp", "lost+found":
+		case identityFile + ".tmp", replicasFile, replicasFile + ".tmp", joinFile, joinFile + ".tmp", "lost+found":
 			// What an interrupted initialisation or a fresh file system leaves.
 		default:
 			return fmt.Errorf("%s is not empty (it holds %s): name an empty directory, or empty this one if its data is not needed", dir, e.Name())
@@ -99,7 +111,7 @@ func OpenDataDir(dir, name, cluster string) (*DataDir, error) {
 	err := readLocal(filepath.Join(dir, identityFile), "node", &d.id)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("%w: %s. If this node is new, run `cohort node init --config FILE` once. If it has run before, its data is gone and it must not vote again: put the directory back", ErrNoDataDir, dir)
+		return nil, fmt.Errorf("%w: %s. If this node is new, run `cohort node init --config FILE` once. If it has run before, its data is gone and it must not vote again: put the directory back, or rebuild the node with `cohort node replace`", ErrNoDataDir, dir)
 	case err != nil:
 		return nil, err
 	case d.id.Node != name:
@@ -117,8 +129,45 @@ func OpenDataDir(dir, name, cluster string) (*DataDir, error) {
 		return nil, err
 	}
 	d.replicas = record.Replicas
+	var join Join
+	switch err := readLocal(filepath.Join(dir, joinFile), "join", &join); {
+	case err == nil:
+		d.join = &join
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
 	return d, nil
 }
+
+// PrepareJoin makes the data directory of a node that is to join a running
+// cluster, or opens one that was made for that and never used. RecordJoin
+// completes it.
+func PrepareJoin(dir, name, cluster string) (*DataDir, error) {
+	err := InitDataDir(dir, name, cluster)
+	if err != nil && !errors.Is(err, ErrDataDirExists) {
+		return nil, err
+	}
+	d, err := OpenDataDir(dir, name, cluster)
+	if err != nil {
+		return nil, err
+	}
+	if len(d.replicas) > 0 {
+		return nil, fmt.Errorf("%w: %s is the data directory of a node that has run; start it with `cohort serve`", ErrDataDirExists, dir)
+	}
+	return d, nil
+}
+
+// RecordJoin records durably as what the node starts.
+func (d *DataDir) RecordJoin(j Join) error {
+	if err := writeLocal(filepath.Join(d.dir, joinFile), "join", j); err != nil {
+		return fmt.Errorf("record how this node joins: %w", err)
+	}
+	d.join = &j
+	return nil
+}
+
+// Join tells how the node came into the cluster; nil on an initial node.
+func (d *DataDir) Join() *Join { return d.join }
 
 // ID is the identity of the directory; see RegisterNode.
 func (d *DataDir) ID() string { return d.id.ID }
@@ -249,7 +298,7 @@ func (d *DataDir) StartMode(shardID, replicaID uint64, marked, hasLog bool) (Sta
 	}
 	d.mu.Unlock()
 	amnesia := func(detail string) error {
-		return fmt.Errorf("%w: replica %d of shard %d: %s. Put the data directory back: this node must not vote again without it", ErrAmnesia, replicaID, shardID, detail)
+		return fmt.Errorf("%w: replica %d of shard %d: %s. Put the data directory back, or rebuild the node with `cohort node replace`: it must not vote again without it", ErrAmnesia, replicaID, shardID, detail)
 	}
 	switch {
 	case at < 0 && marked:

@@ -165,8 +165,13 @@ type ReplicaConfig struct {
 	// Members are the Raft addresses of the first replicas by id, at the first
 	// start; nil when the replica was started before.
 	Members map[uint64]string
-	// Join says that the replica was added to a shard that runs.
+	// Join says that the replica starts for the first time and was added to a shard
+	// that runs, or that its shard has other members than it began with.
 	Join bool
+	// Learner says that the replica was added without a vote. It stays set for good:
+	// a replica that was given a vote learns so from its log at each start, and one
+	// started as a voter before it is one would be a fault in dragonboat's eyes.
+	Learner bool
 	// Limits are those of the group's definition; the zero value is the defaults.
 	Limits command.Limits
 	// IndexBase and EpochBase are added to the Raft indexes and terms of the shard,
@@ -208,9 +213,10 @@ func (h *Host) StartReplica(c ReplicaConfig) (*Replica, error) {
 	}
 	h.failed.Delete(raftio.GetNodeInfo(c.ShardID, c.ReplicaID))
 	h.leaders.expect(c.ShardID, c.EpochBase)
-	err = h.nh.StartOnDiskReplica(members, c.Join, func(uint64, uint64) statemachine.IOnDiskStateMachine { return &shard{r} }, config.Config{
+	err = h.nh.StartOnDiskReplica(members, c.Join && !known, func(uint64, uint64) statemachine.IOnDiskStateMachine { return &shard{r} }, config.Config{
 		ShardID:             c.ShardID,
 		ReplicaID:           c.ReplicaID,
+		IsNonVoting:         c.Learner,
 		ElectionRTT:         h.config.ElectionRTT,
 		HeartbeatRTT:        h.config.HeartbeatRTT,
 		CheckQuorum:         true,

@@ -26,7 +26,7 @@ const maxAnswerBytes = 64 << 20
 // A request for a checkpoint carries a token, so that it may be sent again even
 // when nobody knows what became of it.
 const retryElections = `{"methodConfig":[{
-	"name":[{"service":"cohort.v1.Cluster"},{"service":"cohort.v1.Log"},
+	"name":[{"service":"cohort.v1.Cluster"},{"service":"cohort.v1.Nodes"},{"service":"cohort.v1.Log"},
 		{"service":"cohort.v1.Transactions","method":"Outcome"},{"service":"cohort.v1.Transactions","method":"ListTransactions"},
 		{"service":"cohort.v1.Transactions","method":"BeginRead"},
 		{"service":"cohort.v1.Checkpoints","method":"ListCheckpoints"},{"service":"cohort.v1.Checkpoints","method":"VerifyCheckpoint"},

@@ -47,7 +47,12 @@ checkpoint: {interval: 1h, log_bytes: 0, log_entries: 0, min_gap: 1ms, max_wait:
 
 func openVault(t *testing.T, group string) *vault {
 	t.Helper()
-	b := startBench(t, cluster.Options{Nodes: 3}, group)
+	return openVaultOn(t, cluster.Options{Nodes: 3}, group)
+}
+
+func openVaultOn(t *testing.T, o cluster.Options, group string) *vault {
+	t.Helper()
+	b := startBench(t, o, group)
 	conn, err := grpc.NewClient(b.cluster.Members()[0].Addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

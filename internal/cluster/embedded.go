@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -14,12 +15,12 @@ import (
 
 // Embedded is a cluster whose nodes run in this process.
 type Embedded struct {
-	members []Member
 	version string
 	logger  *zap.Logger
 
-	mu    sync.Mutex
-	nodes map[string]*node.Node // those that run
+	mu      sync.Mutex
+	members []Member
+	nodes   map[string]*node.Node // those that run
 }
 
 // StartEmbedded starts all nodes; see WaitReady.
@@ -41,10 +42,30 @@ func StartEmbedded(ctx context.Context, o Options, version string, logger *zap.L
 }
 
 // Members lists all nodes, running or not.
-func (c *Embedded) Members() []Member { return c.members }
+func (c *Embedded) Members() []Member {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.members)
+}
+
+// Join adds a node to the cluster, by way of a node that runs, and starts it.
+func (c *Embedded) Join(ctx context.Context) (Member, error) {
+	members, running := c.Members(), c.running()
+	if len(running) == 0 {
+		return Member{}, errors.New("no node runs that one could join")
+	}
+	m, err := join(ctx, members[0], len(members)+1, running[0].Addr())
+	if err != nil {
+		return Member{}, err
+	}
+	c.mu.Lock()
+	c.members = append(c.members, m)
+	c.mu.Unlock()
+	return m, c.Start(ctx, m.Name)
+}
 
 // Addrs are the API addresses of all nodes, separated by commas.
-func (c *Embedded) Addrs() string { return addrs(c.members) }
+func (c *Embedded) Addrs() string { return addrs(c.Members()) }
 
 // Node returns a running node, nil for one that does not run.
 func (c *Embedded) Node(name string) *node.Node {
@@ -55,7 +76,7 @@ func (c *Embedded) Node(name string) *node.Node {
 
 // Start starts a node that does not run.
 func (c *Embedded) Start(ctx context.Context, name string) error {
-	m, err := member(c.members, name)
+	m, err := member(c.Members(), name)
 	if err != nil {
 		return err
 	}

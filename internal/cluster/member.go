@@ -89,6 +89,11 @@ func memberIn(dir string, number int) Member {
 	return Member{Name: name, Dir: own, ConfigPath: filepath.Join(own, "node.yaml")}
 }
 
+// siblingDir is where the files of another node of the cluster are.
+func (m Member) siblingDir(name string) string { return filepath.Join(filepath.Dir(m.Dir), name) }
+
+func (m Member) configPath() string { return filepath.Join(m.Dir, "node.yaml") }
+
 // create makes the data directories and writes the files of a new cluster. The
 // first node's file comes last: a directory without it is made anew.
 func create(dir string, o Options) ([]Member, error) {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/cohort-tx/cohort/configs"
 )
 
 const (
@@ -34,7 +36,6 @@ type Exit struct {
 // Processes is a cluster whose nodes are processes of their own. Those that die
 // stay dead until Start.
 type Processes struct {
-	members []Member
 	// command starts a node when "--config FILE" is added.
 	command []string
 	onExit  func(Exit)
@@ -45,6 +46,7 @@ type Processes struct {
 	spawned sync.WaitGroup
 
 	mu      sync.Mutex
+	members []Member
 	running map[string]*process
 }
 
@@ -82,10 +84,28 @@ func StartProcesses(o Options, command []string, onExit func(Exit)) (*Processes,
 }
 
 // Members lists all nodes, running or not.
-func (c *Processes) Members() []Member { return c.members }
+func (c *Processes) Members() []Member {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.members)
+}
+
+// Add starts the process of one more node, whose file is at the path. It has been
+// announced to the cluster.
+func (c *Processes) Add(configPath string) (Member, error) {
+	config, err := configs.Load(configPath)
+	if err != nil {
+		return Member{}, err
+	}
+	m := Member{Name: config.Name, Addr: config.APIAddress(), ConfigPath: configPath, Dir: filepath.Dir(configPath), Config: config}
+	c.mu.Lock()
+	c.members = append(c.members, m)
+	c.mu.Unlock()
+	return m, c.Start(m.Name)
+}
 
 // Addrs are the API addresses of all nodes, separated by commas.
-func (c *Processes) Addrs() string { return addrs(c.members) }
+func (c *Processes) Addrs() string { return addrs(c.Members()) }
 
 // PID is that of a node's process, 0 when none runs.
 func (c *Processes) PID(name string) int {
@@ -99,7 +119,7 @@ func (c *Processes) PID(name string) int {
 
 // Start starts the process of a node that has none.
 func (c *Processes) Start(name string) error {
-	m, err := member(c.members, name)
+	m, err := member(c.Members(), name)
 	if err != nil {
 		return err
 	}
@@ -144,7 +164,7 @@ func (c *Processes) Kill(name string) error { return c.signal(name, syscall.SIGK
 // Stop ends a node's process with SIGTERM and waits; it is killed when it takes
 // longer than its grace.
 func (c *Processes) Stop(name string) error {
-	m, err := member(c.members, name)
+	m, err := member(c.Members(), name)
 	if err != nil {
 		return err
 	}
@@ -178,7 +198,7 @@ func (c *Processes) signal(name string, signal os.Signal, patience time.Duration
 
 // WaitReady waits until the API of every running node says that it serves.
 func (c *Processes) WaitReady(ctx context.Context) error {
-	for _, m := range c.members {
+	for _, m := range c.Members() {
 		c.mu.Lock()
 		p := c.running[m.Name]
 		c.mu.Unlock()
@@ -201,7 +221,7 @@ func (c *Processes) Close(ctx context.Context) error {
 		errs    []error
 	)
 	ended := make(chan struct{})
-	for _, m := range c.members {
+	for _, m := range c.Members() {
 		if c.PID(m.Name) == 0 {
 			continue
 		}

@@ -142,12 +142,13 @@ func (n *Node) drain(ctx context.Context) {
 
 // handOver makes the most current other replica the leader.
 func (n *Node) handOver(ctx context.Context, hosted *hostedGroup) {
-	if !hosted.replica.Leadership().Self || len(hosted.record.Members) == 1 {
+	record := n.manager.current(hosted.record)
+	if !hosted.replica.Leadership().Self || len(record.Voters()) == 1 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, handOver)
 	defer cancel()
-	target, ok := n.mostCurrent(ctx, hosted.record)
+	target, ok := n.mostCurrent(ctx, record)
 	if !ok {
 		n.logger.Warn("no other node answers to take the leadership", zap.String("group", hosted.record.Name))
 		return
@@ -172,7 +173,7 @@ func (n *Node) mostCurrent(ctx context.Context, record *groups.GroupRecord) (bes
 		probing sync.WaitGroup
 	)
 	for _, member := range record.Members {
-		if member.Node == n.config.Name {
+		if member.Node == n.config.Name || !member.Voter() || member.Leaving {
 			continue
 		}
 		probing.Go(func() {
@@ -219,7 +220,7 @@ func (n *Node) handOverDirectory(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, handOver)
 	defer cancel()
 	for _, other := range n.directory.State().Nodes() {
-		if other.Name == n.config.Name || !n.serves(ctx, other.APIAddress) {
+		if other.Name == n.config.Name || !other.DirectoryVoter() || !n.serves(ctx, other.APIAddress) {
 			continue
 		}
 		if err := n.host.NodeHost().RequestLeaderTransfer(groups.DirectoryShard, other.ReplicaID); err != nil {

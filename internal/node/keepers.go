@@ -80,9 +80,14 @@ func (k *keepers) refuse(free uint64) string {
 	return fmt.Sprintf("%d bytes are free on its disk, and limits.min_free_disk is %d; make room", free, k.minFree)
 }
 
-// state is where a replica without a state, or with a wrong one, gets it.
-func (k *keepers) state(record *groups.GroupRecord) txlog.StateSource {
+// state is where a replica without a state, or with a wrong one, gets it: from the
+// members that the group has by then.
+func (k *keepers) state(current func(*groups.GroupRecord) *groups.GroupRecord, record *groups.GroupRecord) txlog.StateSource {
 	return func(ctx context.Context, index uint64) (io.ReadCloser, error) {
-		return k.service.FetchReplicaState(ctx, record, index)
+		now := current(record)
+		if now.ShardID != record.ShardID {
+			return nil, txlog.ErrClosed // its incarnation is over
+		}
+		return k.service.FetchReplicaState(ctx, now, index)
 	}
 }

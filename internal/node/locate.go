@@ -41,7 +41,7 @@ func (l *local) leader(hosted *hostedGroup) string {
 	if leadership.Self {
 		return l.node
 	}
-	for _, member := range hosted.record.Members {
+	for _, member := range l.manager.current(hosted.record).Members {
 		if leadership.LeaderReplica != 0 && member.ReplicaID == leadership.LeaderReplica {
 			return member.Node
 		}

@@ -52,6 +52,8 @@ type manager struct {
 // in the map.
 type hostedGroup struct {
 	record *groups.GroupRecord
+	// member is the replica.
+	member groups.Member
 	// replica and coordinator are nil when err says why the replica does not run.
 	replica     *txlog.Replica
 	coordinator *coordinator.Coordinator
@@ -113,7 +115,7 @@ func (m *manager) reconcile(ctx context.Context) bool {
 			continue
 		}
 		hosted := m.group(record.Name)
-		over := hosted != nil && hosted.record.ShardID != record.ShardID
+		over := hosted != nil && (hosted.record.ShardID != record.ShardID || hosted.member.ReplicaID != member.ReplicaID)
 		if hosted != nil && (hosted.replica != nil || hosted.lost) && !over {
 			continue
 		}
@@ -135,6 +137,7 @@ func (m *manager) reconcile(ctx context.Context) bool {
 		})
 	}
 	complete := starting.Wait() == nil
+	complete = m.clearRemoved(ctx) && complete
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if complete && state.Revision > 0 && !m.settled {
@@ -147,7 +150,7 @@ func (m *manager) reconcile(ctx context.Context) bool {
 // startGroup starts a replica and its coordinator, by the rules that keep a node
 // that has lost its disk from voting twice; see package groups.
 func (m *manager) startGroup(ctx context.Context, state *groups.DirectoryState, record *groups.GroupRecord, member groups.Member) *hostedGroup {
-	hosted := &hostedGroup{record: record}
+	hosted := &hostedGroup{record: record, member: member}
 	hosted.replica, hosted.err = m.startReplica(ctx, state, record, member)
 	if hosted.err != nil {
 		hosted.lost = errors.Is(hosted.err, groups.ErrAmnesia)
@@ -165,7 +168,7 @@ func (m *manager) startGroup(ctx context.Context, state *groups.DirectoryState, 
 		InitialDefinition: func(ctx context.Context) (groups.Definition, uint64, error) {
 			return m.initialDefinition(ctx, record.Name)
 		},
-		Members:        func() []string { return m.current(record).Nodes() },
+		Members:        func() []string { return m.current(record).Voters() },
 		FeatureLevel:   func() uint64 { return m.directory.State().FeatureLevel(m.current(record)) },
 		Origin:         func(ctx context.Context) ([32]byte, [][]byte, error) { return m.origin(ctx, record) },
 		PlannedRestore: func() string { return m.plannedRestore(record) },
@@ -187,7 +190,7 @@ func (m *manager) startReplica(ctx context.Context, state *groups.DirectoryState
 	config := txlog.ReplicaConfig{
 		Group: record.Name, ShardID: record.ShardID, ReplicaID: member.ReplicaID, Limits: limits,
 		IndexBase: groups.IndexBase(record.Incarnation), EpochBase: groups.EpochBase(record.Incarnation),
-		State: m.keepers.state(record),
+		State: m.keepers.state(m.current, record), Learner: member.Joined,
 	}
 	hasLog := m.host.NodeHost().HasNodeInfo(record.ShardID, member.ReplicaID)
 	mode, err := m.data.StartMode(record.ShardID, member.ReplicaID, member.Started, hasLog)
@@ -203,9 +206,13 @@ func (m *manager) startReplica(ctx context.Context, state *groups.DirectoryState
 				return nil, err
 			}
 		}
-		config.Members = state.RaftMembers(record)
-		if err := m.adopt(record, member); err != nil {
-			return nil, err
+		if config.Join = member.Joined || record.Changed; !config.Join {
+			config.Members = state.RaftMembers(record)
+		}
+		if !member.Joined {
+			if err := m.adopt(record, member); err != nil {
+				return nil, err
+			}
 		}
 	}
 	replica, err := m.host.StartReplica(config)

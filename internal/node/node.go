@@ -127,6 +127,7 @@ func (n *Node) Start(context.Context) (err error) {
 		return err
 	}
 	n.running.Go(func() { n.register(ctx) })
+	n.running.Go(func() { newDriver(n).run(ctx) })
 	n.logger.Info("node started", zap.String("api", n.config.APIAddress()), zap.String("raft", n.config.RaftAddress()),
 		zap.String("http", n.http.addr()), zap.String("version", n.params.Version))
 	return nil
@@ -169,6 +170,8 @@ func (n *Node) startServices(listener net.Listener) {
 		Directory:      n.directory,
 		LeadsDirectory: n.leadsDirectory,
 		DialOptions:    []grpc.DialOption{grpc.WithTransportCredentials(n.security.client)},
+		ClusterID:      n.config.ClusterID(),
+		Shards:         &shards{n},
 		Hydrator:       n.manager.hydrator,
 		Logger:         n.logger,
 	})
