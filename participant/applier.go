@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"sync"
 	"slices"
+	"sync"
 	"time"
 
 	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
