@@ -61,7 +61,16 @@ func (p *progress) show(done, total int) {
 
 // phase shows which part of the work is under way, and how many of its bytes
 // are done; a total of 0 means that nobody knows.
-func (p *progress) phase(name string, done, total uint64) {
+func (p *progress) phase(name string, done, total uint64) { p.part(name, done, total, sizeText) }
+
+// time shows which part of the work is under way, and how much of its time is over.
+func (p *progress) time(name string, elapsed, of time.Duration) {
+	p.part(name, uint64(elapsed), uint64(of), func(n uint64) string {
+		return time.Duration(n).Round(100 * time.Millisecond).String()
+	})
+}
+
+func (p *progress) part(name string, done, total uint64, amount func(uint64) string) {
 	fresh := name != p.name
 	if fresh {
 		p.name, p.told = name, 0
@@ -69,7 +78,7 @@ func (p *progress) phase(name string, done, total uint64) {
 	if p.bar {
 		if now := time.Now(); fresh || now.After(p.next) || done == total {
 			p.next, p.drawn = now.Add(progressEvery), true
-			fmt.Fprintf(p.env.stderr, "\r\x1b[K%s", phaseText(name, done, total, true))
+			fmt.Fprintf(p.env.stderr, "\r\x1b[K%s", phaseText(name, done, total, true, amount))
 		}
 		return
 	}
@@ -79,25 +88,25 @@ func (p *progress) phase(name string, done, total uint64) {
 	if total == 0 {
 		return
 	}
-	if part := int(min(done, total) * progressLines / total); part > p.told {
+	if part := int(float64(min(done, total)) / float64(total) * progressLines); part > p.told {
 		p.told = part
-		p.say("%s", phaseText(name, done, total, false))
+		p.say("%s", phaseText(name, done, total, false, amount))
 	}
 }
 
-func phaseText(name string, done, total uint64, bar bool) string {
+func phaseText(name string, done, total uint64, bar bool, amount func(uint64) string) string {
 	switch {
 	case total == 0 && done == 0:
 		return name
 	case total == 0:
-		return name + ": " + sizeText(done)
+		return name + ": " + amount(done)
 	}
-	amount := fmt.Sprintf("%s: %s of %s", name, sizeText(done), sizeText(total))
+	text := fmt.Sprintf("%s: %s of %s", name, amount(done), amount(total))
 	if !bar {
-		return amount
+		return text
 	}
-	full := int(min(done, total) * progressWidth / total)
-	return fmt.Sprintf("[%s%s] %s", strings.Repeat("#", full), strings.Repeat(".", progressWidth-full), amount)
+	full := int(float64(min(done, total)) / float64(total) * progressWidth)
+	return fmt.Sprintf("[%s%s] %s", strings.Repeat("#", full), strings.Repeat(".", progressWidth-full), text)
 }
 
 func (p *progress) end() {

@@ -91,7 +91,7 @@ Exit codes: 0 done, 1 it failed, was aborted or is unhealthy, 2 wrong usage.`,
 		newDemo(env), newDev(env), newServe(env), newNode(env),
 		newApply(env), newGet(env), newStatus(env),
 		newTx(env), newLog(env), newParticipant(env),
-		newCheckpoint(env), newRestore(env), newDrill(env),
+		newCheckpoint(env), newRestore(env), newDrill(env), newBench(env),
 		newVersion(env), newCompletion(env),
 	)
 	root.CompletionOptions.DisableDefaultCmd = true

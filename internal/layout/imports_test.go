@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"coordinator":                 {"api/cohort/v1", "coordinator/protocol", "groups", "txlog", "txlog/checkpoint", "txlog/command", "txlog/machine"},
 	"internal/node":               {"api/cohort/v1", "configs", "coordinator", "groups", "txlog", "txlog/checkpoint", "txlog/command", "txlog/machine"},
 	"internal/cluster":            {"api/cohort/v1", "configs", "groups", "internal/node", "participant"},
+	"internal/bench":              {"api/cohort/v1", "coordinator", "groups", "internal/cluster", "internal/node", "participant", "txlog/command"},
 	"examples/":                   {"participant", "examples/checkout"},
 	"cmd/":                        {"*"},
 }
