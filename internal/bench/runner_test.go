@@ -65,6 +65,19 @@ func TestOpenLoopTellsWhatDidNotStart(t *testing.T) {
 	})
 }
 
+// Without it a rate that leaves everything behind already while warming up would
+// count as nothing measured.
+func TestHopelessRateIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := func(context.Context, *worker) error { time.Sleep(10 * time.Millisecond); return nil }
+		m := run(t.Context(), Load{InFlight: 1, Rate: 1000, Warmup: time.Second, Duration: time.Second}, slow, nil)
+		f, err := figures(m)
+		if err != nil || f.Operations != 0 || f.NotStarted != 1000 || f.Throughput < 98 || f.Throughput > 100 {
+			t.Fatalf("%+v, %v", f, err)
+		}
+	})
+}
+
 // Without it what happens before a system is warm would be in its figures.
 func TestWarmupIsNotMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

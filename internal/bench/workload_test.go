@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,13 +31,17 @@ func TestEveryWorkload(t *testing.T) {
 		{Workload: Soak, Duration: time.Second},
 	} {
 		t.Run(string(c.Workload)+string(c.Via), func(t *testing.T) {
-			t.Setenv("TMPDIR", t.TempDir()) // and with it looks for what is left behind
+			dir := t.TempDir()
+			t.Setenv("TMPDIR", dir)
 			orDefault(&c.Nodes, 1)
 			orDefault(&c.Duration, moment)
 			c.Warmup, c.Keys, c.InFlight = 10*time.Millisecond, 200, 8
 			r, err := Run(t.Context(), c, nil)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
 			}
 			if f := r.Figures; f != nil && (f.Operations == 0 || f.Throughput <= 0 || f.Failed > 0 || f.Latency.P50Seconds <= 0) {
 				t.Errorf("figures %+v", f)
