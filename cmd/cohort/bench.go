@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -27,6 +28,7 @@ type benchFlags struct {
 	warmup   time.Duration
 	duration time.Duration
 	sizes    []string
+	profile  string
 }
 
 var benchWorkloads = []benchWorkload{
@@ -152,6 +154,7 @@ func valueFlags(b *benchFlags, f *pflag.FlagSet) {
 
 func rawFlags(b *benchFlags, f *pflag.FlagSet) {
 	f.BoolVar(&b.config.CompareRaw, "compare-raw", false, "measure plain Raft entries under the same load too, half before and half after, and give ratios")
+	f.StringVar(&b.profile, "cpu-profile", "", "write a profile of this process, while it measures, to this file; 'go tool pprof' shows it")
 }
 
 func sizeFlags(b *benchFlags, f *pflag.FlagSet) {
@@ -232,6 +235,14 @@ func (e *environment) bench(cmd *cobra.Command, flags *benchFlags) error {
 	config, err := e.configured(cmd, flags)
 	if err != nil {
 		return err
+	}
+	if flags.profile != "" {
+		file, err := os.Create(flags.profile)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		config.CPUProfile = file
 	}
 	ctx, cancel := e.longRequest(cmd)
 	defer cancel()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/pprof"
 	"time"
 )
 
@@ -85,7 +86,11 @@ func (t *target) load() Load {
 // compared: the machine's noise is in both.
 func (t *target) measureOperations(ctx context.Context, op operation, report *Report, tell func(Step)) error {
 	if !t.config.CompareRaw {
-		return report.operations(loaded(ctx, t.load(), string(t.config.Workload), op, tell))
+		m, err := t.profiled(ctx, op, tell)
+		if err != nil {
+			return err
+		}
+		return report.operations(m)
 	}
 	raw, err := t.startRaw(ctx)
 	if err != nil {
@@ -97,7 +102,10 @@ func (t *target) measureOperations(ctx context.Context, op operation, report *Re
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	m := loaded(ctx, t.load(), string(t.config.Workload), op, tell)
+	m, err := t.profiled(ctx, op, tell)
+	if err != nil {
+		return err
+	}
 	if err := report.operations(m); err != nil || m.interrupted {
 		return err
 	}
@@ -107,6 +115,18 @@ func (t *target) measureOperations(ctx context.Context, op operation, report *Re
 		return nil
 	}
 	return report.compare(merge(before, after))
+}
+
+// profiled runs the load on the workload's operation, under the profile if one is
+// asked for.
+func (t *target) profiled(ctx context.Context, op operation, tell func(Step)) (measurement, error) {
+	if w := t.config.CPUProfile; w != nil {
+		if err := pprof.StartCPUProfile(w); err != nil {
+			return measurement{}, err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	return loaded(ctx, t.load(), string(t.config.Workload), op, tell), nil
 }
 
 func (t *target) measureRaw(ctx context.Context, report *Report, tell func(Step)) error {

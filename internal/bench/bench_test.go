@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// BenchmarkWorkload runs each workload in process and over gRPC, for profiles
-// (-cpuprofile) and for benchstat: run it with -benchtime 1x, and -count for
-// several runs. Ratios are to raw entries in the same run.
+// BenchmarkWorkload runs each workload in process and over gRPC, for benchstat:
+// run it with -benchtime 1x, and -count for several runs. Ratios are to raw entries
+// in the same run.
 func BenchmarkWorkload(b *testing.B) {
 	for _, w := range []Workload{Add, Transfer, Write, Read, Call} {
 		for _, via := range []Via{ViaAPI, ViaGRPC} {

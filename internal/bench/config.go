@@ -3,6 +3,7 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strings"
@@ -126,6 +127,9 @@ type Config struct {
 	Rounds int
 	// Entries that Restore replays after its checkpoint; 10,000.
 	Entries int
+	// CPUProfile takes a profile of the process while operations are measured, raw
+	// ones not among them; nil for none.
+	CPUProfile io.Writer
 	// Version of the program.
 	Version string
 }
@@ -214,6 +218,7 @@ func (c *Config) Validate() error {
 	between(fault, "warmup", c.Warmup, 0, MaxDuration)
 	fault(c.Workload == Soak && c.Duration < minSoak, "a soak of %s shows nothing: give at least %s, and ten minutes to learn something", c.Duration, minSoak)
 	fault(c.CompareRaw && !rawComparable(c.Workload), "%s is not compared with raw", c.Workload)
+	fault(c.CPUProfile != nil && !rawComparable(c.Workload), "%s has no profile", c.Workload)
 	c.sizeFaults(fault)
 	return errors.Join(faults...)
 }
@@ -234,7 +239,8 @@ func between[T int | uint64 | time.Duration](fault func(bool, string, ...any), n
 	fault(value < least || value > most, "%s %v: give %v to %v", name, value, least, most)
 }
 
-// rawComparable tells whether a workload's operations stand beside raw entries.
+// rawComparable tells whether a workload is operations and nothing else, which
+// stand beside raw entries.
 func rawComparable(w Workload) bool {
 	return slices.Contains([]Workload{Transfer, Add, Write, Read, Mixed, Call}, w)
 }
