@@ -55,7 +55,7 @@ func (o *ownState) run(ctx context.Context, point Point) error {
 		if !errors.Is(err, ErrUnavailable) {
 			tries++
 		}
-		if errors.Is(err, errNoWay) || tries >= maxStateTries {
+		if tries >= maxStateTries {
 			return err
 		}
 		o.client.opts.logger.Warn("own state begins anew", "group", o.app.group, "participant", o.app.participant, "position", o.progress().Position, "error", err)

@@ -51,8 +51,9 @@ type ownState struct {
 	mu       sync.Mutex
 	attempts attempts
 	locks    *lockTable
-	// forgotten counts attempts with abortedFrom set.
-	forgotten int
+	// forgotten counts attempts with abortedFrom set; lingering those that are over
+	// and whose handlers may still change the state.
+	forgotten, lingering int
 	// applied is what the state holds; moved is closed when it changes, nil while
 	// nobody waits.
 	applied Point

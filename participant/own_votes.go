@@ -60,7 +60,9 @@ func (o *ownState) leave(ctx context.Context, a *attempt, step *StepTx, kept boo
 	o.mu.Lock()
 	a.running--
 	if a.state == attemptOver {
-		if a.running == 0 && o.appliesFirst {
+		if a.running == 0 && a.lingers {
+			a.lingers = false
+			o.lingering--
 			o.takeBackLocked(a)
 		}
 		o.mu.Unlock()
@@ -275,6 +277,9 @@ func (o *ownState) abortedLocked(a *attempt, notices []Notice) []Notice {
 		o.locks.release(a.key)
 	case a.running == 0:
 		o.takeBackLocked(a)
+	default:
+		a.lingers = true
+		o.lingering++
 	}
 	return notices
 }
