@@ -244,6 +244,7 @@ func (o *ownState) newTermLocked(epoch, coordinator uint64) {
 func (o *ownState) overLocked(a *attempt) {
 	a.state = attemptOver
 	a.end()
+	o.locks.vote(a.key) // it waits for nothing any more: others may wait for it
 	if a.timer != nil {
 		a.timer.Stop()
 	}
