@@ -38,7 +38,6 @@ type diarist struct {
 	applied     uint64
 	state       []byte
 	ready       bool
-	captures    []*pb.Capture
 	// lie changes what the next capture is said to be.
 	lie bool
 	// restoredFrom is the position of the captured state that it began with.
