@@ -23,7 +23,7 @@ type letter struct {
 // callers that got theirs.
 type waiter struct{ answer chan protocol.Answer }
 
-var waiters = sync.Pool{New: func() any { return &waiter{answer: make(chan protocol.Answer, 1)} }}
+func newWaiter() any { return &waiter{answer: make(chan protocol.Answer, 1)} }
 
 // mailbox is the loop's queue: taken as a whole, so that a burst costs one lock.
 type mailbox struct {

@@ -39,8 +39,9 @@ type reign struct {
 	inbox     *mailbox
 	reader    *reader
 	proposals chan *protocol.Propose
-	// requests numbers waiters; it is shared.
+	// requests numbers waiters, whose places are used again; both are shared.
 	requests atomic.Uint64
+	waiters  sync.Pool
 	// level is the group's feature level as last seen; refused tells whether the core
 	// was told to refuse commits. Both are shared.
 	level   atomic.Uint64
@@ -69,6 +70,7 @@ func newReign(c *Coordinator, epoch, incarnation uint64, config protocol.Config)
 		began:       time.Now(),
 		inbox:       newMailbox(),
 		reader:      newReader(),
+		waiters:     sync.Pool{New: newWaiter},
 		proposals:   make(chan *protocol.Propose, protocol.MaxProposals),
 		core:        protocol.New(config),
 		snapshots:   make(map[uint64]*shared),
@@ -255,15 +257,15 @@ func (g *reign) readActivation(participant string) {
 
 // ask brings a request to the loop and waits for its answer, or for ctx's end.
 func (g *reign) ask(ctx context.Context, event func(request uint64) protocol.Event) (protocol.Answer, error) {
-	w := waiters.Get().(*waiter)
+	w := g.waiters.Get().(*waiter)
 	request := g.requests.Add(1)
 	if !g.inbox.post(letter{event: event(request), request: request, waiter: w}) {
-		waiters.Put(w)
+		g.waiters.Put(w)
 		return nil, ErrNotServing
 	}
 	select {
 	case ans := <-w.answer:
-		waiters.Put(w)
+		g.waiters.Put(w)
 		return ans, nil
 	case <-ctx.Done():
 		return nil, ctx.Err() // the answer may still come: the place is not used again

@@ -242,6 +242,9 @@ func (a *App) stopped() {
 	defer a.mu.Unlock()
 	a.serving = false
 	a.endTermLocked()
+	if a.own != nil {
+		a.nonce = newInstanceNonce() // what it knew of attempts is gone
+	}
 	for k, t := range a.pending {
 		t.Stop()
 		delete(a.pending, k)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
@@ -55,7 +56,7 @@ func (o *ownState) run(ctx context.Context, point Point) error {
 		if !errors.Is(err, ErrUnavailable) {
 			tries++
 		}
-		if errors.Is(err, errNoWay) || tries >= maxStateTries {
+		if tries >= maxStateTries {
 			return err
 		}
 		o.client.opts.logger.Warn("own state begins anew", "group", o.app.group, "participant", o.app.participant, "position", o.progress().Position, "error", err)
@@ -92,6 +93,13 @@ func (o *ownState) bringUp(ctx context.Context, point Point) error {
 		if err := o.restore(ctx, found.Incarnation, plan.restore); err != nil {
 			return err
 		}
+	}
+	if o.awaitCapture(found) {
+		asking, stop := context.WithCancel(ctx)
+		var asked sync.WaitGroup
+		asked.Go(func() { o.captureOnce(asking) })
+		defer asked.Wait()
+		defer stop()
 	}
 	return o.follow(ctx, Point{Incarnation: found.Incarnation, Position: plan.from - 1})
 }

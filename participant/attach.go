@@ -246,6 +246,9 @@ func (at *attachment) step(s *cohortv1.Step, of *attempt, slot func(context.Cont
 func (at *attachment) runStep(ctx context.Context, s *cohortv1.Step, of *attempt, slot func(context.Context) error) (result *cohortv1.StepResult, ran bool) {
 	own := at.app.own
 	if own != nil {
+		if err := own.usable(); err != nil {
+			return at.failure(cohortv1.StepFailure_CODE_RECOVERING, err.Error()), false
+		}
 		if err := own.reach(ctx, s.Position); err != nil {
 			return at.failure(cohortv1.StepFailure_CODE_TIMEOUT, err.Error()), false
 		}

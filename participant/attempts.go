@@ -40,6 +40,8 @@ type attempt struct {
 	timer *time.Timer
 	// running handlers of it.
 	running int
+	// lingers: it is over, and its changes are taken back when they have ended.
+	lingers bool
 	// changes that its handlers made before the decision, in their order, in the
 	// life of the state that it had then.
 	changes []firstChange

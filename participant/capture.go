@@ -28,7 +28,7 @@ func (o *ownState) attendCapture(ctx context.Context) error {
 		return nil
 	}
 	o.capture = nil
-	first := 0
+	first := o.lingering
 	for _, a := range o.attempts.byKey {
 		first += len(a.changes)
 	}
@@ -41,7 +41,7 @@ func (o *ownState) attendCapture(ctx context.Context) error {
 	case at.Position > c.Position:
 		err = fmt.Errorf("the state is at position %d already", at.Position)
 	case first > 0:
-		err = fmt.Errorf("the state holds %d changes of transactions that are not decided", first)
+		err = fmt.Errorf("the state may hold %d changes of transactions that are not decided", first)
 	default:
 		err = o.safely(func() error {
 			if advancer, ok := o.state.(Advancer); ok {

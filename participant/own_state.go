@@ -45,14 +45,16 @@ type ownState struct {
 	app          *App
 	state        OwnState
 	appliesFirst bool
+	captureFirst bool
 	maxLag       uint64
 	client       *Client
 
 	mu       sync.Mutex
 	attempts attempts
 	locks    *lockTable
-	// forgotten counts attempts with abortedFrom set.
-	forgotten int
+	// forgotten counts attempts with abortedFrom set; lingering those that are over
+	// and whose handlers may still change the state.
+	forgotten, lingering int
 	// applied is what the state holds; moved is closed when it changes, nil while
 	// nobody waits.
 	applied Point
@@ -68,6 +70,8 @@ type ownState struct {
 	undos []undo
 	// touched and lost are as in stateFacts.
 	touched, lost bool
+	// uncaptured: steps are refused until the first captured state; see CaptureFirst.
+	uncaptured bool
 	// unreported: there is progress to tell.
 	unreported bool
 

@@ -60,7 +60,9 @@ func (o *ownState) leave(ctx context.Context, a *attempt, step *StepTx, kept boo
 	o.mu.Lock()
 	a.running--
 	if a.state == attemptOver {
-		if a.running == 0 && o.appliesFirst {
+		if a.running == 0 && a.lingers {
+			a.lingers = false
+			o.lingering--
 			o.takeBackLocked(a)
 		}
 		o.mu.Unlock()
@@ -242,6 +244,7 @@ func (o *ownState) newTermLocked(epoch, coordinator uint64) {
 func (o *ownState) overLocked(a *attempt) {
 	a.state = attemptOver
 	a.end()
+	o.locks.vote(a.key) // it waits for nothing any more: others may wait for it
 	if a.timer != nil {
 		a.timer.Stop()
 	}
@@ -275,6 +278,9 @@ func (o *ownState) abortedLocked(a *attempt, notices []Notice) []Notice {
 		o.locks.release(a.key)
 	case a.running == 0:
 		o.takeBackLocked(a)
+	default:
+		a.lingers = true
+		o.lingering++
 	}
 	return notices
 }

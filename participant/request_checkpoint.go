@@ -63,6 +63,10 @@ func (a *App) RequestCheckpoint(ctx context.Context, addrs string, opts ...Clien
 		return 0, err
 	}
 	defer client.Close()
+	return requestCheckpoint(ctx, client, a)
+}
+
+func requestCheckpoint(ctx context.Context, client *Client, a *App) (id uint64, err error) {
 	info, err := call(ctx, client, "request a checkpoint", a.group, &cohortv1.CreateCheckpointRequest{
 		Group: a.group, RequestedBy: a.participant, Token: newInstanceNonce(),
 	}, createCheckpointMethod)

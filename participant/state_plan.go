@@ -7,8 +7,14 @@ import (
 	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
 )
 
-// errNoWay: neither the log nor a captured state leads to where the group is.
-var errNoWay = errors.New("no way to the group's state")
+var (
+	// errNoWay: neither the log nor a captured state leads to where the group is, as
+	// the node that answered knows it.
+	errNoWay = errors.New("no way to the group's state")
+	// errOlder: the node that answered knows of an earlier life of the log than the
+	// state has seen.
+	errOlder = errors.New("the node is in an earlier incarnation than the state")
+)
 
 // stateFacts are what decides how a state is brought to the group's.
 type stateFacts struct {
@@ -38,6 +44,8 @@ func planState(f stateFacts) (statePlan, error) {
 	}
 	first, last := f.found.GetLogFirst(), f.found.GetLogLast()
 	switch {
+	case f.point.Incarnation > f.found.GetIncarnation():
+		return statePlan{}, fmt.Errorf("%w: %d, and %d", errOlder, f.found.GetIncarnation(), f.point.Incarnation)
 	case f.lost || f.point == Point{} && f.touched:
 		if captured == nil {
 			return statePlan{}, fmt.Errorf("%w: the state holds what it should not, and none was captured yet to restore; start it anew, and empty", errNoWay)

@@ -41,6 +41,7 @@ func TestPlanState(t *testing.T) {
 		{"stored, ahead of the node that answered", stateFacts{point: at(60), maxLag: 100, found: found(1, 50, 5, 40)}, 0, 61, false},
 		{"stored, of another life", stateFacts{point: Point{1, 45}, found: found(1, 50, 5, 40)}, 40, 41, false},
 		{"stored, of another life, nothing captured", stateFacts{point: Point{1, 45}, found: found(1, 50, 5)}, 0, 0, true},
+		{"stored, of a life that the node has not heard of", stateFacts{point: Point{3, 45}, found: found(1, 50, 5, 40)}, 0, 0, true},
 		{"lost", stateFacts{point: at(45), lost: true, found: found(1, 50, 5, 40)}, 40, 41, false},
 		{"lost, nothing captured", stateFacts{point: at(45), lost: true, found: found(1, 50, 5)}, 0, 0, true},
 	} {
@@ -48,7 +49,7 @@ func TestPlanState(t *testing.T) {
 			tt.facts.maxLag = 1000
 		}
 		plan, err := planState(tt.facts)
-		if errors.Is(err, errNoWay) != tt.noWay || plan.from != tt.from || plan.restore.GetPosition() != tt.restore {
+		if (errors.Is(err, errNoWay) || errors.Is(err, errOlder)) != tt.noWay || plan.from != tt.from || plan.restore.GetPosition() != tt.restore {
 			t.Errorf("%s: restore %d, from %d, %v", tt.name, plan.restore.GetPosition(), plan.from, err)
 		}
 	}

@@ -12,8 +12,8 @@ import (
 
 // nodeChangeView is what a change of the nodes has begun, or would.
 type nodeChangeView struct {
-	Name   string       `json:"name"`
-	DryRun bool         `json:"dry_run"`
+	Name   string     `json:"name"`
+	DryRun bool       `json:"dry_run"`
 	Steps  []stepView `json:"steps"`
 	// DirectoryReplica of a node that comes; 0 otherwise.
 	DirectoryReplica uint64 `json:"directory_replica"`

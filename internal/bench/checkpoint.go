@@ -20,6 +20,9 @@ const (
 	checkpointComplete = "complete"
 	// settleTimeout bounds the wait until stores have merged what was written.
 	settleTimeout = time.Minute
+	// settleFrom is the size below which memtables hold all of the data: nothing is
+	// merged then.
+	settleFrom = 8 << 20
 )
 
 // CheckpointFigures are those of checkpoints of one size of data, taken while
@@ -60,7 +63,7 @@ func (t *target) measureCheckpoints(ctx context.Context, s *scene, report *Repor
 		err := s.grow(ctx, from, size, tell)
 		if err == nil {
 			from = size
-			err = t.settle(ctx, tell)
+			err = t.settle(ctx, size, tell)
 		}
 		if err == nil {
 			err = t.checkpointsAt(ctx, s, size, report, tell)
@@ -79,8 +82,8 @@ func (t *target) measureCheckpoints(ctx context.Context, s *scene, report *Repor
 
 // settle waits until stores have merged what was written, so that it is not in
 // what is measured.
-func (t *target) settle(ctx context.Context, tell func(Step)) error {
-	if t.embedded == nil {
+func (t *target) settle(ctx context.Context, size uint64, tell func(Step)) error {
+	if t.embedded == nil || size < settleFrom {
 		return nil
 	}
 	tell(Step{Name: "letting the stores merge"})

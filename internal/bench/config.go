@@ -132,6 +132,9 @@ type Config struct {
 	CPUProfile io.Writer
 	// Version of the program.
 	Version string
+
+	// rtt is Raft's in tests, for fast elections; 0 is a node's default.
+	rtt time.Duration
 }
 
 // Running is a cluster that was there before.

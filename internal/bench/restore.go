@@ -57,7 +57,7 @@ func (t *target) restoreAt(ctx context.Context, s *scene, from, size uint64, num
 	if err := t.commitEntries(ctx, s); err != nil {
 		return f, err
 	}
-	if err := t.settle(ctx, tell); err != nil {
+	if err := t.settle(ctx, size, tell); err != nil {
 		return f, err
 	}
 	var position uint64

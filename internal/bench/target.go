@@ -71,7 +71,7 @@ func (t *target) start(ctx context.Context) error {
 		return err
 	}
 	t.dir = dir
-	t.embedded, err = cluster.StartEmbedded(ctx, cluster.Options{Dir: filepath.Join(dir, "cluster"), Nodes: t.config.Nodes}, t.config.Version, nil)
+	t.embedded, err = cluster.StartEmbedded(ctx, cluster.Options{Dir: filepath.Join(dir, "cluster"), Nodes: t.config.Nodes, RTT: t.config.rtt}, t.config.Version, nil)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ func openMixed(t *testing.T) *mixed {
 	})
 	want(t, nil, err)
 	m.dsn = m.newDatabase(true)
-	m.apps = m.start("mixed", m.dsn)
+	m.apps = m.start("mixed", m.dsn, false)
 	return m
 }
 
@@ -116,12 +116,15 @@ func (m *mixed) newDatabase(rows bool) string {
 	return m.postgres.Database(m.t, schema)
 }
 
-func (m *mixed) start(group, dsn string) []*supervised {
+func (m *mixed) start(group, dsn string, calm bool) []*supervised {
 	env := []string{appAddrs + "=" + m.cluster.Addrs(), appGroup + "=" + group, appDatabase + "=" + dsn}
-	apps := []*supervised{supervise("memory", env...), supervise("postgres", env...)}
+	apps := []*supervised{supervise("memory", calm, env...), supervise("postgres", calm, env...)}
 	m.t.Cleanup(func() {
 		for _, a := range apps {
 			a.stop()
+			if m.t.Failed() {
+				m.t.Logf("%s of group %s said:\n%s", a.kind, group, a.said.String())
+			}
 		}
 	})
 	return apps
@@ -261,10 +264,7 @@ func (m *mixed) restored(ctx context.Context) {
 		to.Group, to.As = "mixed", as
 		_, err := m.operators.restore(ctx, to)
 		want(m.t, nil, err)
-		apps := m.start(as, m.newDatabase(false))
-		for _, a := range apps {
-			a.settle()
-		}
+		m.start(as, m.newDatabase(false), true)
 		m.total(ctx, as)
 	}
 }

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -222,17 +223,20 @@ type supervised struct {
 	kind string
 	env  []string
 
+	// said is what its processes said, one after the other.
+	said bytes.Buffer
+
 	mu      sync.Mutex
 	calm    bool
-	cmd     *exec.Cmd
+	cmd     *exec.Cmd // the newest process that was started
 	crashes map[string]int
 	done    chan struct{}
 	end     context.CancelFunc
 }
 
-func supervise(kind string, env ...string) *supervised {
+func supervise(kind string, calm bool, env ...string) *supervised {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &supervised{kind: kind, env: env, crashes: make(map[string]int), done: make(chan struct{}), end: cancel}
+	s := &supervised{kind: kind, env: env, calm: calm, crashes: make(map[string]int), done: make(chan struct{}), end: cancel}
 	go s.run(ctx)
 	return s
 }
@@ -247,9 +251,11 @@ func (s *supervised) run(ctx context.Context) {
 		}
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(append(os.Environ(), appEnv+"="+s.kind, appCrash+"="+point), s.env...)
-		cmd.Stderr = os.Stderr
+		cmd.Stderr = &s.said
 		err := cmd.Start()
-		s.cmd = cmd
+		if err == nil {
+			s.cmd = cmd
+		}
 		calm := s.calm
 		s.mu.Unlock()
 		if err != nil {
@@ -287,7 +293,9 @@ func (s *supervised) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calm = true
-	_ = s.cmd.Process.Kill()
+	if s.cmd != nil {
+		_ = s.cmd.Process.Kill()
+	}
 }
 
 func (s *supervised) stop() {

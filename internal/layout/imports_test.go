@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"internal/node":               {"api/cohort/v1", "configs", "coordinator", "groups", "txlog", "txlog/checkpoint", "txlog/command", "txlog/machine"},
 	"internal/cluster":            {"api/cohort/v1", "configs", "groups", "internal/node", "participant"},
 	"internal/bench":              {"api/cohort/v1", "coordinator", "groups", "internal/cluster", "internal/node", "participant", "txlog/command"},
-	"examples/":                   {"participant", "examples/checkout"},
+	"examples/":                   {"participant", "participant/postgres", "examples/checkout"},
 	"cmd/":                        {"*"},
 }
 

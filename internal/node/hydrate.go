@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -278,14 +280,17 @@ func imported(r *checkpoint.Reader, m checkpoint.Manifest) (coordinator.Imported
 // statesComplete refuses a checkpoint with a participant's own state that is older
 // than the rest: the log that leads on from it is not in the file.
 func statesComplete(m *checkpoint.Manifest, meta map[string][]byte) error {
-	states, err := machine.OwnStatesIn(meta)
-	if err != nil {
-		return err
-	}
-	for i := range states {
-		at, captured := states[i].Base, false
+	for _, name := range slices.Sorted(maps.Keys(meta)) {
+		own, found, err := machine.DecodeOwnState(name, meta[name])
+		if err != nil {
+			return err
+		}
+		if !found {
+			continue
+		}
+		at, captured := own.Base, false
 		for _, f := range m.Sections {
-			if participant, ok := f.StateOf(); ok && participant == states[i].Participant {
+			if participant, ok := f.StateOf(); ok && participant == own.Participant {
 				at, captured = f.State.Position, true
 			}
 		}
@@ -293,9 +298,9 @@ func statesComplete(m *checkpoint.Manifest, meta map[string][]byte) error {
 		case at >= m.Position:
 		case captured:
 			return fmt.Errorf("the state of participant %s in it is as of position %d, and the log from there to the checkpoint's, %d, is not in the file; export a checkpoint that was taken while an instance of %s was ready",
-				states[i].Participant, at, m.Position, states[i].Participant)
+				own.Participant, at, m.Position, own.Participant)
 		default:
-			return fmt.Errorf("participant %s keeps state of its own, and none is in the file; export a checkpoint that was taken while an instance of it was ready", states[i].Participant)
+			return fmt.Errorf("participant %s keeps state of its own, and none is in the file; export a checkpoint that was taken while an instance of it was ready", own.Participant)
 		}
 	}
 	return nil

@@ -125,12 +125,12 @@ func (s *subject) want(changes [][]byte) (string, error) {
 			Kind: participant.ChangeLog, Participant: conformParticipant, Value: change,
 		}}}
 		if err := state.Apply(s.Context(), e); err != nil {
-			return "", fmt.Errorf("Apply of change %q to a state that is the model: %w", change, err)
+			return "", fmt.Errorf("its Apply of change %q to a state that is the model: %w", change, err)
 		}
 	}
 	dump, err := s.content.Dump(state)
 	if err != nil {
-		return "", fmt.Errorf("Dump: %w", err)
+		return "", fmt.Errorf("its Dump: %w", err)
 	}
 	if s.models == nil {
 		s.models = map[string]string{}

@@ -142,7 +142,7 @@ func (h *history) check() error { return h.compare(h.state, h.at) }
 func (h *history) compare(s participant.OwnState, at uint64) error {
 	got, err := h.content.Dump(s)
 	if err != nil {
-		return fmt.Errorf("Dump: %w", err)
+		return fmt.Errorf("its Dump: %w", err)
 	}
 	want, err := h.want(h.changesTo(at))
 	if err != nil {
@@ -191,12 +191,12 @@ func (h *history) applyAll(ctx context.Context, entries []participant.Entry) err
 	changing := slices.DeleteFunc(slices.Clone(entries), func(e participant.Entry) bool { return len(e.Changes) == 0 })
 	if batch, ok := h.state.(participant.BatchApplier); ok && len(changing) > 1 && h.r.IntN(2) == 0 {
 		if err := batch.ApplyBatch(ctx, changing); err != nil {
-			return fmt.Errorf("ApplyBatch of %d entries: %w", len(changing), err)
+			return fmt.Errorf("its ApplyBatch of %d entries: %w", len(changing), err)
 		}
 	} else {
 		for _, e := range changing {
 			if err := h.state.Apply(ctx, e); err != nil {
-				return fmt.Errorf("Apply of position %d: %w", e.Position, err)
+				return fmt.Errorf("its Apply of position %d: %w", e.Position, err)
 			}
 		}
 	}
@@ -233,7 +233,7 @@ func (h *history) anew(from, to uint64) error {
 	}
 	p, err := h.state.Point(h.ctx)
 	if err != nil {
-		return fmt.Errorf("Point: %w", err)
+		return fmt.Errorf("its Point: %w", err)
 	}
 	h.did("Point %d/%d", p.Incarnation, p.Position)
 	switch {
@@ -242,7 +242,7 @@ func (h *history) anew(from, to uint64) error {
 		h.lost = true
 		if h.options.reopen != nil && len(h.changesTo(to)) > 0 {
 			if got, err := h.content.Dump(h.state); err != nil {
-				return fmt.Errorf("Dump: %w", err)
+				return fmt.Errorf("its Dump: %w", err)
 			} else if empty, err := h.want(nil); err != nil {
 				return err
 			} else if got != empty && !h.restoring() {
@@ -251,9 +251,9 @@ func (h *history) anew(from, to uint64) error {
 		}
 		return nil
 	case p.Incarnation != h.incarnation:
-		return fmt.Errorf("Point says incarnation %d, the state is in %d", p.Incarnation, h.incarnation)
+		return fmt.Errorf("its Point says incarnation %d, the state is in %d", p.Incarnation, h.incarnation)
 	case p.Position > to:
-		return fmt.Errorf("Point says position %d, applied were at most %d", p.Position, to)
+		return fmt.Errorf("its Point says position %d, applied were at most %d", p.Position, to)
 	}
 	h.at = p.Position
 	if err := h.check(); err != nil {
@@ -309,7 +309,7 @@ func (h *history) capture() error {
 	}
 	w, err := h.state.Capture(h.ctx)
 	if err != nil || w == nil {
-		return fmt.Errorf("Capture: %v, %w", w, orNil(err))
+		return fmt.Errorf("its Capture: %v, %w", w, orNil(err))
 	}
 	h.captures = append(h.captures, &conformCapture{state: w, at: h.at})
 	return nil
@@ -348,10 +348,10 @@ func (h *history) write() error {
 		var b bytes.Buffer
 		n, err := c.state.WriteTo(&b)
 		if err != nil {
-			return fmt.Errorf("WriteTo: %w", err)
+			return fmt.Errorf("its WriteTo: %w", err)
 		}
 		if n != int64(b.Len()) {
-			return fmt.Errorf("WriteTo says %d bytes and wrote %d", n, b.Len())
+			return fmt.Errorf("its WriteTo says %d bytes and wrote %d", n, b.Len())
 		}
 		if err := h.wrote(c, b.Bytes()); err != nil {
 			return err
@@ -364,7 +364,7 @@ func (h *history) write() error {
 func (h *history) wrote(c *conformCapture, data []byte) error {
 	if c.data != nil {
 		if !bytes.Equal(c.data, data) {
-			return fmt.Errorf("WriteTo of the capture of position %d gave %d bytes, and before %d other ones", c.at, len(data), len(c.data))
+			return fmt.Errorf("its WriteTo of the capture of position %d gave %d bytes, and before %d other ones", c.at, len(data), len(c.data))
 		}
 		return nil
 	}
@@ -391,7 +391,7 @@ func (h *history) writeBroken() error {
 	}
 	h.did("write the capture of %d, broken off after %d bytes", c.at, w.left)
 	if _, err := c.state.WriteTo(w); err == nil && w.broke {
-		return errors.New("WriteTo keeps the writer's error to itself")
+		return errors.New("its WriteTo keeps the writer's error to itself")
 	}
 	return nil
 }
@@ -419,7 +419,7 @@ func (h *history) writeBesideApplies() error {
 		}
 	}
 	if err := errors.Join(<-written, applying); err != nil {
-		return fmt.Errorf("WriteTo beside Apply: %w", err)
+		return fmt.Errorf("its WriteTo beside Apply: %w", err)
 	}
 	return h.wrote(c, b.Bytes())
 }
@@ -444,7 +444,7 @@ func (h *history) restore() error {
 		return nil
 	}
 	if p, err := h.state.Point(h.ctx); err != nil || p != (participant.Point{Incarnation: incarnation, Position: c.at}) {
-		return fmt.Errorf("Point after a restore to %d/%d is %d/%d, %w", incarnation, c.at, p.Incarnation, p.Position, orNil(err))
+		return fmt.Errorf("its Point after a restore to %d/%d is %d/%d, %w", incarnation, c.at, p.Incarnation, p.Position, orNil(err))
 	}
 	return nil
 }
@@ -452,10 +452,10 @@ func (h *history) restore() error {
 func (h *history) restoreInto(s participant.OwnState, c *conformCapture, incarnation uint64) error {
 	r := &piecesReader{data: c.data, r: h.r}
 	if err := s.Restore(h.ctx, participant.Point{Incarnation: incarnation, Position: c.at}, r); err != nil {
-		return fmt.Errorf("Restore: %w", err)
+		return fmt.Errorf("its Restore: %w", err)
 	}
 	if !r.ended {
-		return errors.New("Restore returned without reading to the end: the sum of the bytes is only known there")
+		return errors.New("its Restore returned without reading to the end: the sum of the bytes is only known there")
 	}
 	return nil
 }
@@ -475,7 +475,7 @@ func (h *history) restoreBroken() error {
 	h.did("restore to %d, broken at byte %d of %d", c.at, at, len(c.data))
 	err := h.state.Restore(h.ctx, participant.Point{Incarnation: h.incarnation, Position: c.at}, &piecesReader{data: c.data[:at], r: h.r, end: broken})
 	if !errors.Is(err, broken) {
-		return fmt.Errorf("Restore from a reader that fails at byte %d of %d returns %w, and not the reader's error", at, len(c.data), orNil(err))
+		return fmt.Errorf("its Restore from a reader that fails at byte %d of %d returns %w, and not the reader's error", at, len(c.data), orNil(err))
 	}
 	return h.afterBroken(c)
 }
@@ -518,14 +518,14 @@ func (h *history) first() error {
 	for range 1 + h.r.IntN(3) {
 		change := h.content.Change(h.r)
 		if err := content.Make(h.state, change); err != nil {
-			return fmt.Errorf("Make: %w", err)
+			return fmt.Errorf("its Make: %w", err)
 		}
 		e.Changes = append(e.Changes, participant.Change{Kind: participant.ChangeLog, Participant: conformParticipant, Value: change, AppliedEpoch: 1})
 	}
 	if undoes && h.r.IntN(2) == 0 {
 		h.did("%d changes first, undone", len(e.Changes))
 		if err := undoer.Undo(h.ctx, e.ID, e.Changes); err != nil {
-			return fmt.Errorf("Undo: %w", err)
+			return fmt.Errorf("its Undo: %w", err)
 		}
 		return nil
 	}

@@ -352,7 +352,7 @@ func (v *served) checkpoint() error {
 func (v *served) kill() error {
 	v.did("killed")
 	if err := v.stop(); err != nil {
-		return fmt.Errorf("Serve: %w", err)
+		return fmt.Errorf("its Serve: %w", err)
 	}
 	v.open, v.late, v.unsent = nil, nil, nil
 	state := v.state
@@ -374,7 +374,9 @@ func (v *served) look() error {
 		v.sendLate()
 	}
 	v.sendUnsent()
-	result, _, err := v.call(v.node.begin(), "dump", nil)
+	a := v.node.begin()
+	defer v.end(&conformAttempt{name: a}, 0)
+	result, _, err := v.call(a, "dump", nil)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,11 @@
 //	  meta.zst             one file a section, zstd
 //	  outcomes.zst
 //	  p-orders.zst         participant/orders
+//	  s-stock.zst          state/stock: what stock has captured of its own state
+//	captures/
+//	  stock-…-….zst        captured states, by participant, position and digest;
+//	                       a checkpoint shares the file (a hard link)
+//	  ….part, ….zst.fetch  coming from an instance, from another node
 //
 // # What it guarantees
 //
@@ -23,6 +28,9 @@
 //	crash while writing        a *.tmp, which Recover removes
 //	crash while removing       likewise: removing begins with a rename. After one
 //	                           while erasing, Recover and Remove go on erasing
+//	crash while a state comes  a .part, which ResumeState goes on with behind its
+//	                           last whole frame
+//	erasing a shared state     its name goes; the last name's going overwrites it
 //	flipped or missing byte    *CorruptError with file and section
 //	newer format               *VersionError, nothing is touched
 //	export cut off             ErrIncomplete

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/cohort-tx/cohort/txlog/command"
@@ -112,23 +111,15 @@ func ReadOwnStates(r Reader) ([]OwnState, error) {
 	return all, nil
 }
 
-// OwnStatesIn reads the same from the records of a checkpoint's section meta, as
-// of its cut.
-func OwnStatesIn(meta map[string][]byte) ([]OwnState, error) {
-	var all []OwnState
-	for name, v := range meta {
-		participant, ok := strings.CutPrefix(name, metaOwnState)
-		if !ok {
-			continue
-		}
-		s, err := decodeOwnState(appendOwnStateKey(nil, participant), v)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, s)
+// DecodeOwnState reads the record of a participant's own state as of the cut from a
+// record of a checkpoint's section meta; found is false when it is another one.
+func DecodeOwnState(name string, v []byte) (s OwnState, found bool, err error) {
+	participant, found := strings.CutPrefix(name, metaOwnState)
+	if !found {
+		return OwnState{}, false, nil
 	}
-	slices.SortFunc(all, func(a, b OwnState) int { return strings.Compare(a.Participant, b.Participant) })
-	return all, nil
+	s, err = decodeOwnState(appendOwnStateKey(nil, participant), v)
+	return s, err == nil, err
 }
 
 func appendOwnState(dst []byte, s *OwnState) []byte {

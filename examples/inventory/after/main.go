@@ -77,7 +77,7 @@ func (s *Stock) Pieces(sku string) int {
 // App makes the stock a participant: a movement is a step of a transaction.
 func App(s *Stock) *participant.App {
 	app := participant.New("shop", "inventory")
-	app.State(s, participant.AppliesFirst())
+	app.State(s, participant.AppliesFirst(), participant.CaptureFirst())
 	app.Handle("move", participant.Func(func(_ context.Context, tx *participant.StepTx, m Movement) (int, error) {
 		if err := tx.Lock(m.SKU); err != nil {
 			return 0, err
