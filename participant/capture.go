@@ -44,6 +44,11 @@ func (o *ownState) attendCapture(ctx context.Context) error {
 		err = fmt.Errorf("the state may hold %d changes of transactions that are not decided", first)
 	default:
 		err = o.safely(func() error {
+			if advancer, ok := o.state.(Advancer); ok {
+				if err := advancer.Advance(ctx, at); err != nil {
+					return err
+				}
+			}
 			state, err = o.state.Capture(ctx)
 			if err == nil && state == nil {
 				err = errors.New("it gave nothing")

@@ -59,6 +59,14 @@ type BatchApplier interface {
 	ApplyBatch(ctx context.Context, entries []Entry) error
 }
 
+// Advancer is an OwnState that stores its Point and is told, before each Capture, how
+// far it has come by entries that do not change it. Without it a participant that
+// seldom changes has an old Point, and may be restored where following the log from
+// there would do but the log is gone.
+type Advancer interface {
+	Advance(ctx context.Context, to Point) error
+}
+
 // Undoer is an OwnState whose handlers change it before the transaction commits
 // (StepTx.Log with AlreadyApplied). Undo takes the changes of an attempt back that
 // did not commit. Without it such an attempt costs the instance its state: it is

@@ -72,9 +72,10 @@ func (db *DB) Apply(ctx context.Context, e participant.Entry) error {
 //
 // Redoing, the position, and forgetting the lots passed are one SQL transaction. A
 // crash before it leaves lots that are passed over when the entries come again.
-func (db *DB) ApplyBatch(ctx context.Context, entries []participant.Entry) error {
+func (db *DB) ApplyBatch(ctx context.Context, entries []participant.Entry) (err error) {
 	db.applier.Lock()
 	defer db.applier.Unlock()
+	defer func() { err = away(ctx, err) }()
 	if len(entries) == 0 {
 		return nil
 	}
@@ -83,7 +84,6 @@ func (db *DB) ApplyBatch(ctx context.Context, entries []participant.Entry) error
 	}
 	works := make([]work, len(entries))
 	for i, e := range entries {
-		var err error
 		if works[i], err = db.work(e); err != nil {
 			return err
 		}
@@ -105,9 +105,10 @@ func (db *DB) ApplyBatch(ctx context.Context, entries []participant.Entry) error
 }
 
 // Advance moves the position over entries that do not change the participant.
-func (db *DB) Advance(ctx context.Context, to participant.Point) error {
+func (db *DB) Advance(ctx context.Context, to participant.Point) (err error) {
 	db.applier.Lock()
 	defer db.applier.Unlock()
+	defer func() { err = away(ctx, err) }()
 	return db.finish(ctx, []work{{entry: participant.Entry{Incarnation: to.Incarnation, Position: to.Position}}})
 }
 

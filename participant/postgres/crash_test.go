@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -21,7 +22,15 @@ func TestServerKilledAfterTheVote(t *testing.T) {
 	aborted := b.begin("t2").must("update accounts set balance = 6 where id = 'b'").yes()
 	open := b.begin("t3").must("update accounts set balance = 6 where id = 'c'")
 	c := b.capture()
-	s.KillAndRestart(t)
+	s.KillAndRestart(t, func() {
+		// However long that takes, it is no fault of the state.
+		if _, err := b.Point(t.Context()); !errors.Is(err, participant.ErrUnavailable) {
+			t.Errorf("the position of a server that is down: %v", err)
+		}
+		if err := b.Advance(t.Context(), participant.Point{Incarnation: 1, Position: 1}); !errors.Is(err, participant.ErrUnavailable) {
+			t.Errorf("advancing a server that is down: %v", err)
+		}
+	})
 	// The application lives on.
 	if err := open.vote(); err == nil {
 		t.Error("a transaction whose changes are gone may commit")

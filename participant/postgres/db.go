@@ -48,6 +48,7 @@ type DB struct {
 var (
 	_ participant.OwnState     = (*DB)(nil)
 	_ participant.BatchApplier = (*DB)(nil)
+	_ participant.Advancer     = (*DB)(nil)
 )
 
 // Open makes a participant of the database that pool connects to, and checks that
@@ -123,9 +124,10 @@ func (db *DB) table(name string) (*table, error) {
 }
 
 // Point is how far the database has come in the group's log, as it stores itself.
-func (db *DB) Point(ctx context.Context) (participant.Point, error) {
+func (db *DB) Point(ctx context.Context) (_ participant.Point, err error) {
 	db.applier.Lock()
 	defer db.applier.Unlock()
+	defer func() { err = away(ctx, err) }()
 	doubts, err := db.inDoubt(ctx)
 	if err != nil {
 		return participant.Point{}, err

@@ -197,3 +197,25 @@ func TestPreparedAreBounded(t *testing.T) {
 	}
 	b.want("select count(*) from accounts", "20")
 }
+
+// Without it a database that seldom changes would be restored for want of log that
+// does not concern it.
+func TestAdvance(t *testing.T) {
+	b := newBank(t, accounts, "accounts")
+	b.apply(b.begin("t1").must("insert into accounts values ('a', 1)").yes().commit())
+	to := participant.Point{Incarnation: 1, Position: 900}
+	for range 2 {
+		if err := b.Advance(t.Context(), to); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := b.Point(t.Context()); err != nil || p != to {
+			t.Fatalf("the point is %v, %v", p, err)
+		}
+	}
+	if err := b.Advance(t.Context(), participant.Point{Incarnation: 1, Position: 800}); err != nil {
+		t.Fatal(err)
+	}
+	if p, _ := b.Point(t.Context()); p != to {
+		t.Errorf("it went back to %v", p)
+	}
+}

@@ -1,8 +1,12 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -50,6 +54,27 @@ func stepError(err error) error {
 		return fmt.Errorf("%w: %w", participant.ErrConflict, err)
 	}
 	return err
+}
+
+// away makes an error that comes of PostgreSQL's being down, or being reached no
+// more, one that is tried again for as long as it takes.
+func away(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	var connect *pgconn.ConnectError
+	down := errors.As(err, &connect)
+	switch c := code(err); {
+	case strings.HasPrefix(c, "57P"), strings.HasPrefix(c, "08"), strings.HasPrefix(c, "53"):
+		down = true // shutting down, starting up; connections broken; no room
+	case c == "":
+		var network net.Error
+		down = down || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+	}
+	if !down {
+		return err
+	}
+	return fmt.Errorf("%w: %w", participant.ErrUnavailable, err)
 }
 
 // needs says what to do about a missing right.

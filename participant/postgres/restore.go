@@ -22,9 +22,10 @@ const restoreLockTimeout = 30_000 // ms
 // as the application's migrations make them; schema cohort is there since Open.
 // Transactions in doubt are settled first. A tracked table that is not in the
 // capture, because it was not tracked then, stays as it is.
-func (db *DB) Restore(ctx context.Context, at participant.Point, r io.Reader) error {
+func (db *DB) Restore(ctx context.Context, at participant.Point, r io.Reader) (err error) {
 	db.applier.Lock()
 	defer db.applier.Unlock()
+	defer func() { err = away(ctx, err) }()
 	if err := db.giveUpOpen(ctx, "the database is being restored"); err != nil {
 		return err
 	}
