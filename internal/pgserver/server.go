@@ -45,7 +45,8 @@ type Server struct {
 }
 
 // New makes a database cluster in a new directory and starts it. settings are
-// lines of postgresql.conf, "max_prepared_transactions = 50" say. What is written
+// lines of postgresql.conf, "max_prepared_transactions = 50" say, beside those that
+// make a server that lives for minutes cheap: it has no autovacuum. What is written
 // survives the end of processes, not of the machine. The error is ErrMissing
 // where PostgreSQL is not installed.
 func New(ctx context.Context, settings ...string) (*Server, error) {
@@ -97,6 +98,8 @@ func (s *Server) init(ctx context.Context) error {
 		"full_page_writes = off",
 		"shared_buffers = 32MB",
 		"max_connections = 100",
+		"autovacuum = off",
+		"jit = off",
 	}, s.settings...)
 	f, err := os.OpenFile(filepath.Join(s.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -128,11 +131,12 @@ func (s *Server) DSN(database string) string {
 }
 
 // Start starts the server, again after Kill, and waits until it takes connections.
-func (s *Server) Start(ctx context.Context) error {
+// settings, "max_connections=10" say, are for this time.
+func (s *Server) Start(ctx context.Context, settings ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	for {
-		if err := s.launch(); err != nil {
+		if err := s.launch(settings); err != nil {
 			return err
 		}
 		if s.ready(ctx) {
@@ -152,13 +156,17 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 }
 
-func (s *Server) launch() error {
+func (s *Server) launch(settings []string) error {
 	out, err := os.Create(s.log())
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.data())
+	args := []string{"-D", s.data()}
+	for _, setting := range settings {
+		args = append(args, "-c", setting)
+	}
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...)
 	cmd.Dir, cmd.SysProcAttr, cmd.Stdout, cmd.Stderr = s.dir, s.attr, out, out
 	started := make(chan error, 1)
 	s.spawn <- func() { started <- cmd.Start() }

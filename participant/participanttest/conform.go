@@ -80,7 +80,7 @@ func Conform(t *testing.T, newState func(testing.TB) participant.OwnState, conte
 	}
 	for _, part := range conformParts {
 		t.Run(part.name, func(t *testing.T) {
-			for seed := range o.seeds / part.cost {
+			for seed := range max(1, o.seeds/part.cost) {
 				if err := part.run(&subject{TB: t, newState: newState, content: content, options: o}, uint64(seed)); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}

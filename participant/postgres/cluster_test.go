@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	cohortv1 "github.com/cohort-tx/cohort/api/cohort/v1"
-	"github.com/cohort-tx/cohort/internal/pgtest"
 	"github.com/cohort-tx/cohort/participant"
 	"github.com/cohort-tx/cohort/participant/participanttest"
 	"github.com/cohort-tx/cohort/participant/postgres"
@@ -160,7 +159,7 @@ func inDoubt(t *testing.T, dsn string) int {
 // done, through crashes of PostgreSQL and of the application, in a checkpoint, and
 // in what is restored from it.
 func TestTransfersOverStoreAndPostgreSQL(t *testing.T) {
-	s := pgtest.Start(t, "max_prepared_transactions = 50")
+	s := postgres.SharedServer.Get(t)
 	dsn := s.Database(t, fillBank)
 	c := participanttest.Start(t, "group: shop\nparticipants: [{name: desk}, {name: bank}]\ncheckpoint: {min_gap: 1ms, max_wait: 20s, max_pause: 5s}\n")
 	g := c.Client.Group("shop")

@@ -50,7 +50,7 @@ func (rowContent) Dump(s participant.OwnState) (string, error) {
 // Without it the database would be another kind of own state than the SDK expects.
 func TestConform(t *testing.T) {
 	participanttest.Conform(t, func(t testing.TB) participant.OwnState { return newBank(t, accounts, "accounts") }, rowContent{},
-		participanttest.Seeds(5),
+		participanttest.Seeds(2),
 		participanttest.Reopens(func(t testing.TB, s participant.OwnState) participant.OwnState {
 			b := s.(*bank)
 			// PostgreSQL hears of a killed process by its connections.

@@ -10,13 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cohort-tx/cohort/internal/pgtest"
 	"github.com/cohort-tx/cohort/participant"
 )
 
 // Without it a crash of PostgreSQL between vote and decision would lose the yes.
 func TestServerKilledAfterTheVote(t *testing.T) {
-	s := pgtest.Start(t, "max_prepared_transactions = 20")
+	s := shared.Get(t)
 	b := openBank(t, s.Database(t, accounts+"; insert into accounts values ('a', 5), ('b', 5), ('c', 5)"), newFakeGroup(), Config{Tables: []string{"accounts"}, LockTimeout: 5 * time.Second})
 	committed := b.begin("t1").must("update accounts set balance = 6 where id = 'a'").yes()
 	aborted := b.begin("t2").must("update accounts set balance = 6 where id = 'b'").yes()
@@ -55,7 +54,7 @@ func TestServerKilledAfterTheVote(t *testing.T) {
 // database made from the log alone must be equal.
 func TestTransfersThroughCrashes(t *testing.T) {
 	const rounds, workers, names = 3, 4, 6
-	s := pgtest.Start(t, "max_prepared_transactions = 40")
+	s := shared.Get(t)
 	schema := accounts + "; insert into accounts select 'a' || n, 100 from generate_series(1, 6) n"
 	g := newFakeGroup()
 	dsn := s.Database(t, schema)
@@ -77,6 +76,7 @@ func TestTransfersThroughCrashes(t *testing.T) {
 		following.Go(func() {
 			for e := range log {
 				for b.Apply(ctx, e) != nil && ctx.Err() == nil {
+					_ = sleep(ctx, settlePause)
 				}
 			}
 		})
@@ -103,6 +103,7 @@ func TestTransfersThroughCrashes(t *testing.T) {
 			if err != nil {
 				g.set(key.id, key.begun, participant.Aborted)
 				b.Ended(participant.Notice{ID: key.id, Begun: key.begun})
+				_ = sleep(ctx, settlePause)
 				return
 			}
 			mu.Lock()

@@ -20,7 +20,7 @@ import (
 	"github.com/cohort-tx/cohort/participant"
 )
 
-var shared = pgtest.Shared{Settings: []string{"max_prepared_transactions = 20"}}
+var shared = pgtest.Shared{Settings: []string{"max_prepared_transactions = 60"}}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
@@ -141,27 +141,25 @@ func openBank(t testing.TB, dsn string, g *fakeGroup, cfg Config) *bank {
 	}
 	t.Cleanup(func() {
 		_ = db.Close()
-		rollbackAll(t, dsn)
+		rollbackAll(t, pool)
 	})
 	return &bank{DB: db, t: t, dsn: dsn, pool: pool, group: g, begun: 100}
 }
 
 // rollbackAll leaves nothing prepared in a database: the server is shared.
-func rollbackAll(t testing.TB, dsn string) {
+func rollbackAll(t testing.TB, pool *pgxpool.Pool) {
 	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		return // a test has ended its server
+	if _, err := pool.Exec(ctx, "select"); err != nil {
+		pool.Reset() // the test ended its connections
 	}
-	defer conn.Close(ctx)
-	rows, err := conn.Query(ctx, "select 'rollback prepared ' || quote_literal(gid) from pg_prepared_xacts where database = current_database()")
+	rows, err := pool.Query(ctx, "select 'rollback prepared ' || quote_literal(gid) from pg_prepared_xacts where database = current_database()")
 	if err != nil {
 		t.Error(err)
 		return
 	}
 	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	for _, sql := range statements {
-		_, e := conn.Exec(ctx, sql)
+		_, e := pool.Exec(ctx, sql)
 		err = errors.Join(err, e)
 	}
 	if err != nil {

@@ -2,10 +2,9 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
-
-	"github.com/cohort-tx/cohort/internal/pgtest"
 )
 
 func tryOpen(t *testing.T, dsn string, cfg Config) error {
@@ -57,8 +56,17 @@ func TestWhatOpenRefuses(t *testing.T) {
 // Without it an installation that leaves prepared transactions off, as PostgreSQL
 // does by default, would fail at the first vote.
 func TestPreparedTransactionsAreOff(t *testing.T) {
-	s := pgtest.Start(t)
-	wantError(t, tryOpen(t, s.Database(t, accounts), Config{Tables: []string{"accounts"}}), "max_prepared_transactions is 0", "restart the server")
+	s := shared.Get(t)
+	dsn := s.Database(t, accounts)
+	restart := func(settings ...string) {
+		t.Helper()
+		if err := errors.Join(s.Stop(), s.Server.Start(context.Background(), settings...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restart("max_prepared_transactions=0")
+	defer restart()
+	wantError(t, tryOpen(t, dsn, Config{Tables: []string{"accounts"}}), "max_prepared_transactions is 0", "restart the server")
 }
 
 // Without it a role with too few rights would fail in the middle of its work, and
