@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cohort-tx/cohort/participant"
 )
@@ -232,7 +233,7 @@ func TestOpenStepsGiveWayToTheLog(t *testing.T) {
 // Without it ids that do not fit, or that SQL would misread, would be in doubt for
 // ever.
 func TestStrangeIDs(t *testing.T) {
-	b := newBank(t, accounts, "accounts")
+	b := newBank(t, accounts+"; create table rooms (n int primary key)", "accounts")
 	ids := []string{"plain", "it's", `back\slash "quoted"`, "with space: and :colons:", "naïve ✓", strings.Repeat("long", 64), strings.Repeat("✓", 85)}
 	for i, id := range ids {
 		x := b.begin(id).must("insert into accounts values ('" + string(rune('a'+i)) + "', 1)").yes()
@@ -243,6 +244,18 @@ func TestStrangeIDs(t *testing.T) {
 	b = b.reopen()
 	b.follow()
 	b.want("select id from accounts order by id", "a\nc\ne\ng")
+	b.wantRest()
+	// Names are part of a gid, too, and may look like what is around them.
+	hotel, err := open(t.Context(), b.pool, b.group, "hotel", "h", Config{Tables: []string{"rooms"}, ResolveEvery: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hotel.Close()
+	x := (&bank{DB: hotel, t: t}).begin(strings.Repeat("h:h", 80)).must("insert into rooms values (1)").yes()
+	hotel.attempts.ended(x.bank.attempts.find(x.key).lot) // as after a crash
+	if err := hotel.resolver.pass(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	b.wantRest()
 }
 

@@ -17,6 +17,8 @@ const (
 	// maxOwner bounds a group's and participant's names in a gid; longer ones are
 	// hashed.
 	maxOwner = 60
+	// hashChars has the hash of a long id, at the end of its gid.
+	hashChars = 22
 )
 
 var b64 = base64.RawURLEncoding

@@ -37,8 +37,8 @@ type doubt struct {
 // inDoubt lists the participant's prepared transactions in this database. All
 // others are somebody else's.
 func (db *DB) inDoubt(ctx context.Context) ([]doubt, error) {
-	rows, err := db.own.Query(ctx, `select p.gid, p.prepared, (select i.id from cohort.ids i where i.hash = split_part(p.gid, ':h', 2))
-		from pg_prepared_xacts p where p.database = current_database() and starts_with(p.gid, $1) order by p.prepared`, gidPrefix+db.owner+":")
+	rows, err := db.own.Query(ctx, `select p.gid, p.prepared, (select i.id from cohort.ids i where i.hash = right(p.gid, $2))
+		from pg_prepared_xacts p where p.database = current_database() and starts_with(p.gid, $1) order by p.prepared`, gidPrefix+db.owner+":", hashChars)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: list prepared transactions: %w", err)
 	}
@@ -134,9 +134,12 @@ func (db *DB) settleCommitted(ctx context.Context, d doubt, position uint64) (ve
 			return left, nil // this process follows the log, and comes to it
 		}
 		passed := point.Incarnation == e.Incarnation && point.Position >= position
-		if w.lot != d.lot || w.digest != d.digest || passed {
-			// Its changes are here already, or are not those that committed.
+		switch {
+		case w.lot != d.lot || passed:
+			// It is another attempt that committed, or its changes are here already.
 			return settled, db.rollbackPrepared(ctx, d)
+		case w.digest != d.digest:
+			return left, nil // its locks stay until the log's changes are made instead
 		}
 		return settled, db.commitPrepared(ctx, d)
 	}
