@@ -24,7 +24,7 @@ const (
 	faultBalance  = 1000
 	// faultSeconds is how long faults go on by default; COHORT_FAULT_SECONDS says
 	// otherwise.
-	faultSeconds = 8
+	faultSeconds = 4
 )
 
 var faultParticipants = []string{"a", "b", "c"}
