@@ -154,12 +154,20 @@ func openKept(t *testing.T) *kept {
 	return k
 }
 
+// apply declares a group, or changes it. Where the coordinator changes meanwhile
+// the answer is not known; asking again does no harm.
 func (k *kept) apply(ctx context.Context, file string) {
 	k.t.Helper()
-	answer, err := k.client.Cluster().Apply(ctx, &pb.ApplyRequest{Files: []*pb.ApplyFile{{Name: "group.yaml", Yaml: []byte(file)}}})
-	if err != nil || len(answer.Errors) > 0 {
-		k.t.Fatal(err, answer)
-	}
+	k.eventually("apply", func() string {
+		answer, err := k.client.Cluster().Apply(ctx, &pb.ApplyRequest{Files: []*pb.ApplyFile{{Name: "group.yaml", Yaml: []byte(file)}}})
+		switch {
+		case err != nil:
+			return err.Error()
+		case len(answer.Errors) > 0:
+			return fmt.Sprint(answer.Errors)
+		}
+		return ""
+	})
 }
 
 // move is one client. What becomes of a transfer whose node dies does not matter:
@@ -269,7 +277,7 @@ func (k *kept) kill(ctx context.Context) (kills int) {
 		case <-time.After(d):
 		}
 	}
-	for wait(time.Second); ctx.Err() == nil; wait(time.Duration(500+rand.IntN(2000)) * time.Millisecond) {
+	for wait(time.Second); ctx.Err() == nil; wait(time.Duration(1500+rand.IntN(2500)) * time.Millisecond) {
 		victims := k.victims(ctx, kills)
 		for _, name := range victims {
 			if err := k.cluster.Kill(name); err != nil {
