@@ -228,7 +228,7 @@ func lastResult(stream grpc.ServerStreamingClient[pb.RestoreProgress]) (*pb.Rest
 // Would break: a checkpoint that is no exact point: half a transfer in it, money
 // made or lost, or a position that does not say what is in it.
 func TestFaultCheckpointsUnderLoadAreExact(t *testing.T) {
-	rounds := 30
+	rounds := 15
 	if os.Getenv("COHORT_FAULT_SECONDS") != "" {
 		rounds = 200 // the longer fault runs
 	}

@@ -145,6 +145,10 @@ func TestWipedNodeIsRebuiltUnderLoad(t *testing.T) {
 		answer, err := nodes.ListMembers(t.Context(), &pb.ListMembersRequest{})
 		return err == nil && answer.Nodes[2].State == "down"
 	})
+	v.b.eventually(t, "the two that are left have a leader", func() bool {
+		_, err := nodes.RemoveNode(t.Context(), &pb.RemoveNodeRequest{Name: "n1"})
+		return err != nil && !strings.Contains(err.Error(), "no replica leads")
+	})
 	for _, name := range []string{"n1", "n2"} {
 		if _, err := nodes.RemoveNode(t.Context(), &pb.RemoveNodeRequest{Name: name}); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "quorum would be lost") {
 			t.Errorf("remove %s with n3 down: %v", name, err)

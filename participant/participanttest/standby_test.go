@@ -117,6 +117,8 @@ func TestSlowInstanceHoldsUpNobody(t *testing.T) {
 	slow := newHeldCounters(t)
 	serveApp(t, countsApp(slow.counters, slow), c.Addr)
 	addCounts(t, group, "c0")
+	// The next step's snapshot has the first: it is applied before the holding.
+	countsInfo(t, c, "the first is applied", func(p *cohortv1.ParticipantInfo) bool { return p.Position > 0 && p.Lag == 0 })
 	slow.hold <- struct{}{}
 	addCounts(t, group, "c0") // committed, and not applied
 	const others = 200
