@@ -280,7 +280,8 @@ func startResolver(db *DB) *resolver {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &resolver{db: db, told: make(chan told, maxTold), woken: make(chan struct{}, 1), cancel: cancel}
 	r.longIDs.Store(true)
-	r.running.Go(func() { r.run(ctx) })
+	every := db.config.ResolveEvery
+	r.running.Go(func() { r.run(ctx, every) })
 	return r
 }
 
@@ -305,8 +306,8 @@ func (r *resolver) wake() {
 	}
 }
 
-func (r *resolver) run(ctx context.Context) {
-	tick := time.NewTicker(r.db.config.ResolveEvery)
+func (r *resolver) run(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	failing := false
 	for {
