@@ -153,7 +153,6 @@ func (c *benchNodes) checkpointed(b *testing.B) (rounds []round) {
 		}
 		r.wrote, r.pause = time.Since(start), time.Duration(taken.PauseNanos)
 		r.during = since(start).perSecond
-		fmt.Println(r)
 		rounds = append(rounds, r)
 	}
 	return rounds
