@@ -389,6 +389,10 @@ func requestError(ctx context.Context, op, group string, err error) error {
 		e.kind = ErrTooLarge
 	case codes.DeadlineExceeded:
 		e.kind = ErrTimeout
+		if _, bounded := ctx.Deadline(); bounded {
+			// It goes along with the request, and a node may see its end first.
+			e.cause = errors.Join(context.DeadlineExceeded, err)
+		}
 	}
 	if e.Reason == reasonIncarnation {
 		e.kind = ErrIncarnation
@@ -396,6 +400,9 @@ func requestError(ctx context.Context, op, group string, err error) error {
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		// The caller's own doing: say so in its own terms.
 		e.kind, e.cause, e.Message = nil, ctxErr, ctxErr.Error()
+		if st.Code() == codes.DeadlineExceeded || st.Code() == codes.Unavailable {
+			e.Message += ": " + st.Message()
+		}
 	}
 	return e
 }

@@ -66,7 +66,8 @@ func (c *Client) failed(group, addr string) {
 
 // route sends a request that may be sent again to a node that answers: to the
 // group's coordinator where that is known, then to one address after the other,
-// until ctx ends or patience does. The error of the last try is returned.
+// until ctx ends or patience does. The error of the last try is returned, with why
+// the one before failed when it only ran out of time.
 func (c *Client) route(ctx context.Context, group string, send func(ctx context.Context, conn *grpc.ClientConn) error) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -74,6 +75,7 @@ func (c *Client) route(ctx context.Context, group string, send func(ctx context.
 		defer cancel()
 	}
 	pause := newBackoff(20*time.Millisecond, 500*time.Millisecond)
+	var before error
 	for try := 1; ; try++ {
 		addr := c.target(group)
 		conn, err := c.conn(addr)
@@ -81,8 +83,12 @@ func (c *Client) route(ctx context.Context, group string, send func(ctx context.
 			return err
 		}
 		if err = send(ctx, conn); status.Code(err) != codes.Unavailable {
+			if status.Code(err) == codes.DeadlineExceeded && before != nil {
+				err = status.Errorf(codes.DeadlineExceeded, "%s; before that: %s", status.Convert(err).Message(), status.Convert(before).Message())
+			}
 			return err
 		}
+		before = err
 		c.failed(group, addr)
 		// The first round over the addresses needs no pause.
 		if try >= len(c.addrs) && pause.wait(ctx) != nil {

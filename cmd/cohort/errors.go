@@ -65,7 +65,7 @@ func explainStatus(s *status.Status) string {
 		}
 		return fmt.Sprintf("%s; try again in a moment, 'cohort status' tells more", message)
 	case codes.DeadlineExceeded:
-		return "no answer in time; give more with --timeout, or ask 'cohort status'"
+		return fmt.Sprintf("no answer in time: %s; give more with --timeout, or ask 'cohort status'", message)
 	case codes.Unimplemented:
 		return fmt.Sprintf("the node does not know this request (%s); is it an older version? 'cohort get nodes' shows the versions", message)
 	case codes.Canceled:

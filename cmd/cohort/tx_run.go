@@ -229,7 +229,7 @@ func (e *environment) reportFailure(ctx context.Context, group, id string, err e
 	}
 	view, aborted := viewAbort(id, err)
 	if !aborted && ctx.Err() != nil {
-		view = abortedView{ID: id, Reason: string(participant.ReasonTimeout), Detail: "no answer within --timeout; nothing was committed"}
+		view = abortedView{ID: id, Reason: string(participant.ReasonTimeout), Detail: fmt.Sprintf("no answer within --timeout; nothing was committed (%v)", err)}
 		aborted = true
 	}
 	if !aborted {

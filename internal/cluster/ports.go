@@ -18,26 +18,31 @@ const (
 	maxPortTries = 1000
 )
 
-// taken are the ports handed out by this process, whether used by now or not.
-var taken = struct {
+// claims mark the ports that were handed out by this process, whether used by now
+// or not. A claim is the UDP port of the same number, which nothing else of a node
+// uses: other processes that look for ports see it, and it ends with this process.
+var claims struct {
 	sync.Mutex
-	ports map[int]bool
-}{ports: map[int]bool{}}
+	held []net.PacketConn
+}
 
-// freeAddress returns a loopback address that nobody listens at.
+// freeAddress returns a loopback address that nobody listens at, and that no other
+// cluster on this machine will be given while this process runs.
 func freeAddress() (string, error) {
-	taken.Lock()
-	defer taken.Unlock()
 	for range maxPortTries {
-		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		if taken.ports[port] {
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort+1))
+		claim, err := net.ListenPacket("udp", addr)
+		if err != nil {
 			continue
 		}
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		if isFree(addr) {
-			taken.ports[port] = true
-			return addr, nil
+		if !isFree(addr) {
+			claim.Close()
+			continue
 		}
+		claims.Lock()
+		claims.held = append(claims.held, claim)
+		claims.Unlock()
+		return addr, nil
 	}
 	return "", errors.New("no free port on 127.0.0.1 between 15000 and 31999")
 }
