@@ -21,8 +21,14 @@ func TestEcho(t *testing.T) {
 		t.Fatalf("%+v, %v", ready, err)
 	}
 	call := func(payload string) string {
-		return mustCLI(t, "tx", "run", "--group", "checkout", "--put", "orders/o-1=new", "--call", "stock/reserve="+payload,
+		t.Helper()
+		code, out, stderr := runCLI(t, "tx", "run", "--group", "checkout", "--put", "orders/o-1=new", "--call", "stock/reserve="+payload,
 			"--get", "stock/last/reserve", "-o", "json", "--addr", c.Addr)
+		if code != exitDone {
+			_, status, failure := runCLI(t, "status", "--addr", c.Addr)
+			t.Fatalf("exit %d: %s%s\nthe cluster says\n%s%s", code, out, stderr, status, failure)
+		}
+		return out
 	}
 	if out := call(`{"n":1}`); !strings.Contains(out, `"replies":{"stock/reserve":{"n":1}}`) || !strings.Contains(out, `"stock/last/reserve":"{\"n\":1}"`) {
 		t.Fatal(out)
