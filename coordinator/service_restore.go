@@ -225,6 +225,12 @@ func (r *restoring) restore(ctx context.Context, req *pb.RestoreRequest) (*pb.Re
 // plan finds the checkpoint to begin with and the position to end at.
 func (r *restoring) plan(ctx context.Context, req *pb.RestoreRequest) (*restorePlan, error) {
 	group := req.GetGroup()
+	if to, ok := req.GetTo().(*pb.RestoreRequest_Time); ok {
+		// Times are those of coordinators' clocks, and this node is one now.
+		if at, now := to.Time.AsTime(), time.Now(); at.After(now) {
+			return nil, invalid("time", "%s is yet to come: node %q has %s; give a moment of the past, or the position or checkpoint that you want", at.Format(time.RFC3339), r.config.Node, now.UTC().Format(time.RFC3339))
+		}
+	}
 	local := r.config.Groups.Group(group)
 	if local.Keeper == nil || local.Coordinator == nil {
 		return nil, statusOf(group, ErrNotServing)

@@ -55,9 +55,9 @@ func (e *environment) listCheckpoints(cmd *cobra.Command, question *pb.ListCheck
 }
 
 func (l checkpointList) table(w *tabwriter.Writer) {
-	fmt.Fprintln(w, "GROUP\tID\tSTATE\tPOSITION\tTRIGGER\tPAUSE\tSIZE\tCOPIES\tTIME\tREASON")
+	fmt.Fprintln(w, "GROUP\tID\tSTATE\tINCARNATION\tPOSITION\tTRIGGER\tPAUSE\tSIZE\tCOPIES\tTIME\tREASON")
 	for _, c := range l.Checkpoints {
-		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Group, c.ID, c.State, c.Position, c.Trigger,
+		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Group, c.ID, c.State, c.Incarnation, c.Position, c.Trigger,
 			secondsText(c.PauseSeconds), sizeText(c.Bytes), orDash(strings.Join(c.Copies, ",")), momentOrDash(c.Time), orDash(c.why()))
 	}
 }

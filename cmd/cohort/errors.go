@@ -65,7 +65,11 @@ func explainStatus(s *status.Status) string {
 		}
 		return fmt.Sprintf("%s; try again in a moment, 'cohort status' tells more", message)
 	case codes.DeadlineExceeded:
-		return fmt.Sprintf("no answer in time: %s; give more with --timeout, or ask 'cohort status'", message)
+		// What came before the time was up says more than that it was.
+		if _, before, found := strings.Cut(message, "before that: "); found {
+			return fmt.Sprintf("no answer in time (%s); give more with --timeout, or ask 'cohort status'", before)
+		}
+		return "no answer in time; give more with --timeout, or ask 'cohort status'"
 	case codes.Unimplemented:
 		return fmt.Sprintf("the node does not know this request (%s); is it an older version? 'cohort get nodes' shows the versions", message)
 	case codes.Canceled:

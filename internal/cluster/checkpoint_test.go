@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/cohort-tx/cohort/api/cohort/v1"
 	"github.com/cohort-tx/cohort/internal/cluster"
@@ -265,6 +267,8 @@ func TestRestoreToANewGroupAndInPlace(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	v.halt()
+	_, err := v.restore(&pb.RestoreRequest{To: &pb.RestoreRequest_Time{Time: timestamppb.New(time.Now().Add(time.Hour))}, As: "tomorrow"})
+	mustRefuse(t, err, codes.InvalidArgument, "is yet to come", "a moment of the past")
 	result, err := v.restore(&pb.RestoreRequest{To: &pb.RestoreRequest_Checkpoint{Checkpoint: first.Id}, As: "copy"})
 	if err != nil {
 		t.Fatal(err)
