@@ -142,7 +142,7 @@ func (s *Session) fromInstance(f *cohortv1.FromInstance) (protocol.Event, error)
 	case *cohortv1.InstanceMessage_Vote:
 		return &protocol.Vote{
 			Session: s.number, Participant: participant, Instance: instance,
-			Call: m.Vote.GetCall(), Yes: m.Vote.GetYes(), Reason: m.Vote.GetReason(),
+			Call: m.Vote.GetCall(), Yes: m.Vote.GetYes(), Reason: m.Vote.GetReason(), Conflict: m.Vote.GetConflict(),
 		}, nil
 	case *cohortv1.InstanceMessage_Goodbye:
 		return &protocol.Detached{Session: s.number, Participant: participant, Instance: instance, Goodbye: true}, nil

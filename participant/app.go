@@ -166,8 +166,9 @@ type Notice struct {
 }
 
 // OnPrepare gives the participant a last say before an attempt that called it is
-// decided: an error votes no, with its text as the reason. Yes is a promise: the
-// participant can commit whatever happens, and what its steps read stays true,
+// decided: an error votes no, with its text as the reason. One that matches
+// ErrConflict is a no of the moment, a database that is away, say: Run tries the
+// transaction again. Yes is a promise: the participant can commit whatever happens, and what its steps read stays true,
 // until it hears the outcome.
 func (a *App) OnPrepare(vote func(context.Context, *Prepare) error) {
 	a.configure()

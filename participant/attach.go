@@ -181,7 +181,7 @@ func (at *attachment) receive(m *cohortv1.NodeMessage) error {
 	case *cohortv1.NodeMessage_Prepare:
 		p := m.Prepare
 		if !at.work.start(at.work.voters, func(slot func(context.Context) error) { at.prepare(p, slot) }) {
-			at.vote(&cohortv1.Vote{Call: p.Call, Reason: "the instance is leaving, or has more steps than it takes"})
+			at.vote(&cohortv1.Vote{Call: p.Call, Conflict: true, Reason: "the instance is leaving, or has more steps than it takes"})
 		}
 	case *cohortv1.NodeMessage_Notice:
 		if a.own != nil {

@@ -212,7 +212,11 @@ func (g *fakeGroup) votes(ctx context.Context, attempt *pb.Attempt, called map[s
 			}}}
 		})
 		if !m.GetVote().GetYes() {
-			return &pb.Abort{Id: attempt.Id, Reason: pb.Reason_REASON_VOTE, Participant: p, Detail: m.GetVote().GetReason()}
+			reason := pb.Reason_REASON_VOTE
+			if m.GetVote().GetConflict() {
+				reason = pb.Reason_REASON_CONFLICT
+			}
+			return &pb.Abort{Id: attempt.Id, Reason: reason, Participant: p, Detail: m.GetVote().GetReason()}
 		}
 	}
 	return nil

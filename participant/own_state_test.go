@@ -417,7 +417,7 @@ func TestLocksEndWithTheLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, group, "bank", "deposit", deposit{"ann", 10})
-	if _, err := lost.Commit(testContext(t)); !errors.Is(err, participant.ErrVote) {
+	if _, err := lost.Commit(testContext(t)); !errors.Is(err, participant.ErrConflict) {
 		t.Fatalf("its time was over: %v", err)
 	}
 	last := put(t, group, "bank", "deposit", deposit{"ann", 10})

@@ -237,12 +237,14 @@ func TestVotes(t *testing.T) {
 	g, group := started(t, "inventory")
 	notices := make(chan participant.Notice, 4)
 	app := inventory()
-	refuse := false
+	var refusal error
+	asked := 0
 	app.OnPrepare(func(_ context.Context, p *participant.Prepare) error {
-		if refuse {
-			return errors.New("not today")
+		asked++
+		if errors.Is(refusal, participant.ErrConflict) && asked == 3 {
+			return nil // the moment has passed
 		}
-		return nil
+		return refusal
 	})
 	app.OnOutcome(func(n participant.Notice) { notices <- n })
 	serve(t, app, g.node(t).addr)
@@ -263,7 +265,7 @@ func TestVotes(t *testing.T) {
 	if n := <-notices; n.ID != receipt.ID || !n.Committed || n.Position != receipt.Position {
 		t.Errorf("%+v", n)
 	}
-	refuse = true
+	refusal = errors.New("not today")
 	if _, err := place(); !errors.Is(err, participant.ErrVote) || !strings.Contains(err.Error(), "not today") {
 		t.Error(err)
 	}
@@ -271,6 +273,10 @@ func TestVotes(t *testing.T) {
 	case n := <-notices:
 		t.Errorf("a second notice: %+v", n)
 	default:
+	}
+	asked, refusal = 0, fmt.Errorf("%w: the database restarts", participant.ErrConflict)
+	if _, err := place(); err != nil || asked != 3 {
+		t.Errorf("a no of the moment: %v after %d votes, want that the third is counted", err, asked)
 	}
 }
 

@@ -2,6 +2,7 @@ package participant
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -17,24 +18,27 @@ const (
 
 // prepare votes. A yes is remembered until its outcome is known.
 func (at *attachment) prepare(p *cohortv1.Prepare, slot func(context.Context) error) {
+	// What is in the way of a vote is of this moment; a voter's own no is not, unless
+	// it says so.
 	vote := &cohortv1.Vote{Call: p.Call, Yes: true}
 	term, ok := at.app.termOf(p.ActivationEpoch, p.CoordinatorEpoch)
 	if !ok {
-		vote.Yes, vote.Reason = false, notActive(p.ActivationEpoch)
+		vote.Yes, vote.Reason, vote.Conflict = false, notActive(p.ActivationEpoch), true
 		at.vote(vote)
 		return
 	}
 	ctx, cancel := within(term, p.TimeoutMs)
 	defer cancel()
 	if slot(ctx) != nil {
-		vote.Yes, vote.Reason = false, "no voter became free in time"
+		vote.Yes, vote.Reason, vote.Conflict = false, "no voter became free in time", true
 	} else if err := at.ask(ctx, p); err != nil {
-		vote.Yes, vote.Reason = false, sendable(err.Error())
+		vote.Yes, vote.Reason, vote.Conflict = false, sendable(err.Error()), errors.Is(err, ErrConflict)
 	} else if own := at.app.own; own != nil {
 		vote.Reason = own.votes(at.client, p)
 		vote.Yes = vote.Reason == ""
+		vote.Conflict = !vote.Yes
 	} else if !at.remember(p.Attempt) {
-		vote.Yes, vote.Reason = false, fmt.Sprintf("more than %d votes wait for their outcome", maxPendingVotes)
+		vote.Yes, vote.Reason, vote.Conflict = false, fmt.Sprintf("more than %d votes wait for their outcome", maxPendingVotes), true
 	}
 	if !vote.Yes && at.app.own != nil {
 		at.app.own.refuses(keyOf(p.Attempt))

@@ -183,7 +183,11 @@ func (c *Core) vote(e *Vote) {
 	c.forgetCall(v)
 	a.votes = slices.DeleteFunc(a.votes, func(other *call) bool { return other == v })
 	if !e.Yes {
-		c.end(a, &Aborted{ID: a.name.ID, Reason: command.ReasonVote, Participant: e.Participant, Detail: e.Reason})
+		reason := command.ReasonVote
+		if e.Conflict {
+			reason = command.ReasonConflict
+		}
+		c.end(a, &Aborted{ID: a.name.ID, Reason: reason, Participant: e.Participant, Detail: e.Reason})
 		return
 	}
 	if len(a.votes) == 0 {

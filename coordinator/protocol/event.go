@@ -163,6 +163,8 @@ type Vote struct {
 	Call        uint64
 	Yes         bool
 	Reason      string
+	// Conflict: a no of the moment.
+	Conflict bool
 }
 
 // Applied answers Propose: one result per command.

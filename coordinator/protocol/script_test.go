@@ -241,7 +241,7 @@ func (s *script) event(l line) []Event {
 		}
 		return []Event{r}
 	case "vote":
-		return []Event{&Vote{Session: l.num("s"), Participant: l.args["p"], Instance: l.args["i"], Call: l.num("call"), Yes: l.args["say"] == "yes", Reason: l.str("why")}, Flush{}}
+		return []Event{&Vote{Session: l.num("s"), Participant: l.args["p"], Instance: l.args["i"], Call: l.num("call"), Yes: l.args["say"] == "yes", Reason: l.str("why"), Conflict: l.has("conflict")}, Flush{}}
 	case "applied":
 		return []Event{&Applied{Entry: l.num("e"), Results: parseResults(l), Position: l.num("position")}, Flush{}}
 	case "checkpoint":

@@ -180,6 +180,27 @@ func TestOpenTooLong(t *testing.T) {
 	}
 }
 
+// Without it a PostgreSQL that restarts would refuse transactions for good that
+// only had to be run again.
+func TestVoteWithoutItsConnectionIsAConflict(t *testing.T) {
+	b := newBank(t, accounts, "accounts")
+	x := b.begin("t1").must("insert into accounts values ('a', 1)")
+	b.want("select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction' and datname = current_database()", "true")
+	if err := x.vote(); !errors.Is(err, participant.ErrConflict) {
+		t.Fatalf("the vote was %v, want a conflict", err)
+	}
+	b.begin("t2").must("insert into accounts values ('a', 2)").yes().commit()
+	b.follow()
+	b.want("select balance from accounts", "2")
+	b.wantRest()
+
+	strict := newBank(t, accounts+"; alter table accounts add unique (balance) deferrable initially deferred", "accounts")
+	twice := strict.begin("t1").must("insert into accounts values ('a', 1), ('b', 1)")
+	if err := twice.vote(); err == nil || errors.Is(err, participant.ErrConflict) {
+		t.Fatalf("the vote was %v, want a no that trying again does not change", err)
+	}
+}
+
 // Without it more prepared transactions than PostgreSQL takes would fail votes
 // that only had to wait.
 func TestPreparedAreBounded(t *testing.T) {

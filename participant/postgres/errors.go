@@ -56,6 +56,15 @@ func stepError(err error) error {
 	return err
 }
 
+// voteError makes a no that PostgreSQL's state of the moment is to blame for a
+// conflict: a lost lock, or that it is away. A constraint's no stays one.
+func voteError(ctx context.Context, err error) error {
+	if errors.Is(away(ctx, err), participant.ErrUnavailable) {
+		return conflict("prepare: %w", err)
+	}
+	return stepError(fmt.Errorf("postgres: prepare: %w", err))
+}
+
 // away makes an error that comes of PostgreSQL's being down, or being reached no
 // more, one that is tried again for as long as it takes.
 func away(ctx context.Context, err error) error {

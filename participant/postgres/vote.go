@@ -38,7 +38,7 @@ func (db *DB) prepare(ctx context.Context, k attemptKey) error {
 	if hashed {
 		if _, err := db.own.Exec(ctx, "insert into cohort.ids values ($1, $2) on conflict (hash) do update set at = now()", g.hash(), k.id); err != nil {
 			db.attempts.die(a, "its id could not be stored: "+err.Error())
-			return stepError(err)
+			return voteError(ctx, err)
 		}
 	}
 	recorded := "null"
@@ -52,7 +52,7 @@ func (db *DB) prepare(ctx context.Context, k attemptKey) error {
 		// the vote is no; the resolver finds it.
 		db.attempts.die(a, "it could not be prepared: "+err.Error())
 		db.resolver.wake()
-		return stepError(fmt.Errorf("postgres: prepare: %w", err))
+		return voteError(ctx, err)
 	}
 	a.conn.Release()
 	a.conn = nil

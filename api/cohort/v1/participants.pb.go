@@ -2877,9 +2877,13 @@ func (*StepResult_Failure) isStepResult_Result() {}
 type Vote struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in the Prepare.
-	Call          uint64 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"`
-	Yes           bool   `protobuf:"varint,2,opt,name=yes,proto3" json:"yes,omitempty"`
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Call   uint64 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"`
+	Yes    bool   `protobuf:"varint,2,opt,name=yes,proto3" json:"yes,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// A no of the moment, a lock held or a database away: the attempt is aborted as
+	// by a conflict, and its transaction may be run again. Earlier releases do not
+	// know it and take it for a no.
+	Conflict      bool `protobuf:"varint,4,opt,name=conflict,proto3" json:"conflict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2933,6 +2937,13 @@ func (x *Vote) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Vote) GetConflict() bool {
+	if x != nil {
+		return x.Conflict
+	}
+	return false
 }
 
 // NodeMessage goes from the coordinator to an instance.
@@ -4448,11 +4459,12 @@ const file_cohort_v1_participants_proto_rawDesc = "" +
 	"\x05reads\x18\x04 \x03(\v2\x0f.cohort.v1.ReadR\x05reads\x12)\n" +
 	"\x05scans\x18\x05 \x03(\v2\x13.cohort.v1.ScanReadR\x05scans\x12\x1f\n" +
 	"\x03ops\x18\x06 \x03(\v2\r.cohort.v1.OpR\x03opsB\b\n" +
-	"\x06result\"D\n" +
+	"\x06result\"`\n" +
 	"\x04Vote\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x10\n" +
 	"\x03yes\x18\x02 \x01(\bR\x03yes\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x8f\x03\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bconflict\x18\x04 \x01(\bR\bconflict\"\x8f\x03\n" +
 	"\vNodeMessage\x124\n" +
 	"\tactivated\x18\x01 \x01(\v2\x14.cohort.v1.ActivatedH\x00R\tactivated\x12.\n" +
 	"\astandby\x18\x02 \x01(\v2\x12.cohort.v1.StandbyH\x00R\astandby\x12+\n" +
