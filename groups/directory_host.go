@@ -245,7 +245,7 @@ func (h *DirectoryHost) try(ctx context.Context, unanswered error, fn func(conte
 			errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 			failure = unanswered
 		case errors.Is(err, dragonboat.ErrShardNotReady), errors.Is(err, dragonboat.ErrShardNotInitialized), errors.Is(err, dragonboat.ErrSystemBusy),
-			errors.Is(err, dragonboat.ErrTimeoutTooSmall), errors.Is(err, dragonboat.ErrRejected):
+			errors.Is(err, dragonboat.ErrTimeoutTooSmall), errors.Is(err, dragonboat.ErrInvalidDeadline), errors.Is(err, dragonboat.ErrRejected):
 		case errors.Is(err, dragonboat.ErrShardNotFound), errors.Is(err, dragonboat.ErrShardClosed), errors.Is(err, dragonboat.ErrClosed):
 			return ErrDirectoryClosed
 		default:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -14,6 +13,8 @@ import (
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/plugin/tan"
+
+	"github.com/cohort-tx/cohort/internal/ports"
 )
 
 // hostTimeout is more than any step of these tests takes on a busy machine.
@@ -31,12 +32,11 @@ type directoryCluster struct {
 func newDirectoryCluster(t *testing.T) *directoryCluster {
 	c := &directoryCluster{t: t, dir: t.TempDir(), members: map[uint64]string{}, hosts: map[uint64]*dragonboat.NodeHost{}, nodes: map[uint64]*DirectoryHost{}}
 	for id := uint64(1); id <= 3; id++ {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		addr, err := ports.Claim()
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.members[id] = l.Addr().String()
-		l.Close()
+		c.members[id] = addr
 	}
 	t.Cleanup(func() {
 		for id := range c.hosts {

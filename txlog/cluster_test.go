@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/cohort-tx/cohort/internal/ports"
 	"github.com/cohort-tx/cohort/txlog/command"
 )
 
@@ -49,12 +49,11 @@ func newCluster(t *testing.T, size int, tune func(*HostConfig)) *cluster {
 
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := ports.Claim()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 func (c *cluster) start(id uint64, members map[uint64]string, join bool) {

@@ -55,7 +55,7 @@ func proposeError(err error, size int) error {
 		return ErrOverloaded
 	case errors.Is(err, dragonboat.ErrPayloadTooBig):
 		return fmt.Errorf("%w (%d bytes)", ErrTooLarge, size)
-	case errors.Is(err, dragonboat.ErrShardNotReady), errors.Is(err, dragonboat.ErrShardNotInitialized):
+	case errors.Is(err, dragonboat.ErrShardNotReady), errors.Is(err, dragonboat.ErrShardNotInitialized), errors.Is(err, dragonboat.ErrTimeoutTooSmall):
 		return ErrNotReady
 	case errors.Is(err, dragonboat.ErrClosed), errors.Is(err, dragonboat.ErrShardClosed), errors.Is(err, dragonboat.ErrShardNotFound):
 		return ErrClosed

@@ -3,25 +3,24 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/cohort-tx/cohort/internal/cluster"
+	"github.com/cohort-tx/cohort/internal/ports"
 )
 
 // writeNode writes the file of a node that joins the cluster.
 func writeNode(t *testing.T, c *cluster.Processes, name string) (path string) {
 	t.Helper()
 	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		addr, err := ports.Claim()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		return l.Addr().String()
+		return addr
 	}
 	dir := t.TempDir()
 	first := c.Members()[0].Config.Cluster[0]

@@ -277,7 +277,15 @@ func (k *kept) kill(ctx context.Context) (kills int) {
 		case <-time.After(d):
 		}
 	}
+	taken := k.taken.Load()
 	for wait(time.Second); ctx.Err() == nil; wait(time.Duration(1500+rand.IntN(2500)) * time.Millisecond) {
+		if kills%3 == 2 {
+			// On a busy machine a checkpoint may take longer than a node lives.
+			for k.taken.Load() == taken && ctx.Err() == nil {
+				wait(50 * time.Millisecond)
+			}
+			taken = k.taken.Load()
+		}
 		victims := k.victims(ctx, kills)
 		for _, name := range victims {
 			if err := k.cluster.Kill(name); err != nil {

@@ -9,6 +9,7 @@ import (
 	pb "github.com/cohort-tx/cohort/api/cohort/v1"
 	"github.com/cohort-tx/cohort/configs"
 	"github.com/cohort-tx/cohort/groups"
+	"github.com/cohort-tx/cohort/internal/ports"
 )
 
 // join makes the files of one more node, whose file lists the initial nodes of
@@ -20,9 +21,9 @@ func join(ctx context.Context, first Member, number int, addr string) (Member, e
 	m := Member{Name: fmt.Sprintf("n%d", number)}
 	m.Dir = first.siblingDir(m.Name)
 	m.ConfigPath = m.configPath()
-	api, apiErr := freeAddress()
-	raft, raftErr := freeAddress()
-	http, httpErr := freeAddress()
+	api, apiErr := ports.Claim()
+	raft, raftErr := ports.Claim()
+	http, httpErr := ports.Claim()
 	if err := errors.Join(apiErr, raftErr, httpErr, os.MkdirAll(m.Dir, 0o755)); err != nil {
 		return Member{}, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tx/cohort/configs"
 	"github.com/cohort-tx/cohort/groups"
+	"github.com/cohort-tx/cohort/internal/ports"
 )
 
 // maxNodes bounds a cluster on one machine.
@@ -105,11 +106,11 @@ func create(dir string, o Options) ([]Member, error) {
 	peers := make([]configs.Peer, nodes)
 	for i := range members {
 		members[i] = memberIn(dir, i+1)
-		api, err := freeAddress()
-		if i == 0 && o.API != "" && isFree(o.API) {
+		api, err := ports.Claim()
+		if i == 0 && o.API != "" && ports.Free(o.API) {
 			api, err = o.API, nil
 		}
-		raft, raftErr := freeAddress()
+		raft, raftErr := ports.Claim()
 		if err := errors.Join(err, raftErr); err != nil {
 			return nil, err
 		}
@@ -118,7 +119,7 @@ func create(dir string, o Options) ([]Member, error) {
 	}
 	for i := nodes - 1; i >= 0; i-- {
 		m := &members[i]
-		http, err := freeAddress()
+		http, err := ports.Claim()
 		if err != nil {
 			return nil, err
 		}

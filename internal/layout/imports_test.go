@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"coordinator/protocol":        {"txlog/command", "txlog/machine"},
 	"coordinator":                 {"api/cohort/v1", "coordinator/protocol", "groups", "txlog", "txlog/checkpoint", "txlog/command", "txlog/machine"},
 	"internal/node":               {"api/cohort/v1", "configs", "coordinator", "groups", "txlog", "txlog/checkpoint", "txlog/command", "txlog/machine"},
-	"internal/cluster":            {"api/cohort/v1", "configs", "groups", "internal/node", "participant"},
+	"internal/cluster":            {"api/cohort/v1", "configs", "groups", "internal/node", "internal/ports", "participant"},
 	"internal/bench":              {"api/cohort/v1", "coordinator", "groups", "internal/cluster", "internal/node", "participant", "txlog/command"},
 	"examples/":                   {"participant", "participant/postgres", "examples/checkout"},
 	"cmd/":                        {"*"},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -125,7 +124,7 @@ type benchNodes struct {
 func newBenchNodes(b *testing.B) *benchNodes {
 	var peers []configs.Peer
 	for n := 1; n <= 3; n++ {
-		peers = append(peers, configs.Peer{Name: fmt.Sprintf("n%d", n), API: freeAddr(b), Raft: freeAddr(b)})
+		peers = append(peers, configs.Peer{Name: fmt.Sprintf("n%d", n), API: loopbackAddress(b), Raft: loopbackAddress(b)})
 	}
 	dir := b.TempDir()
 	var nodes []*Node
@@ -289,13 +288,4 @@ func benchClient(spec string) {
 		return err
 	})
 	fmt.Println(f.perSecond, int64(f.p50))
-}
-
-func freeAddr(b testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

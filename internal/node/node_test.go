@@ -17,6 +17,7 @@ import (
 
 	"github.com/cohort-tx/cohort/configs"
 	"github.com/cohort-tx/cohort/groups"
+	"github.com/cohort-tx/cohort/internal/ports"
 	"github.com/cohort-tx/cohort/participant"
 )
 
@@ -35,15 +36,14 @@ func leavesNothing(t *testing.T) {
 	t.Cleanup(func() { goleak.VerifyNone(t) })
 }
 
-// loopbackAddress is one that was free a moment ago.
-func loopbackAddress(t *testing.T) string {
+// loopbackAddress is one that nobody else is given.
+func loopbackAddress(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := ports.Claim()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return addr
 }
 
 // configured makes the configuration of a cluster, with data directories.

@@ -1,4 +1,5 @@
-package cluster
+// Package ports finds ports on loopback for clusters on one machine and for tests.
+package ports
 
 import (
 	"errors"
@@ -26,16 +27,16 @@ var claims struct {
 	held []net.PacketConn
 }
 
-// freeAddress returns a loopback address that nobody listens at, and that no other
+// Claim returns a loopback address that nobody listens at, and that no other
 // cluster on this machine will be given while this process runs.
-func freeAddress() (string, error) {
+func Claim() (string, error) {
 	for range maxPortTries {
 		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort+1))
 		claim, err := net.ListenPacket("udp", addr)
 		if err != nil {
 			continue
 		}
-		if !isFree(addr) {
+		if !Free(addr) {
 			claim.Close()
 			continue
 		}
@@ -47,7 +48,8 @@ func freeAddress() (string, error) {
 	return "", errors.New("no free port on 127.0.0.1 between 15000 and 31999")
 }
 
-func isFree(addr string) bool {
+// Free tells whether one could listen at addr now.
+func Free(addr string) bool {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return false
