@@ -58,14 +58,14 @@ type App struct {
 	term                       context.Context
 	endTerm                    context.CancelFunc
 	results                    stepResults
-	pending                    map[attemptKey]*time.Timer
+	pending                    map[attemptKey]*pendingVote
 }
 
 // New makes the application that serves a participant of a group.
 func New(group, participant string) *App {
 	return &App{
 		group: group, participant: participant, nonce: newInstanceNonce(),
-		handlers: make(map[string]Handler), pending: make(map[attemptKey]*time.Timer),
+		handlers: make(map[string]Handler), pending: make(map[attemptKey]*pendingVote),
 		results: newStepResults(maxStepResults, maxStepResultBytes),
 	}
 }
@@ -246,8 +246,10 @@ func (a *App) stopped() {
 	if a.own != nil {
 		a.nonce = newInstanceNonce() // what it knew of attempts is gone
 	}
-	for k, t := range a.pending {
-		t.Stop()
+	for k, v := range a.pending {
+		if v.timer != nil {
+			v.timer.Stop()
+		}
 		delete(a.pending, k)
 	}
 }

@@ -16,6 +16,9 @@ const (
 	maxDeadAttempts = 4096
 )
 
+// timeOverHere is why an attempt is refused that was given up here.
+const timeOverHere = "the attempt's time was over here"
+
 // attemptState is how an attempt stands at an instance with own state:
 //
 //	step ─▶ open ── yes ──▶ voted ── its entry is applied, or its abort known ──▶ over
@@ -85,7 +88,7 @@ func (t *attempts) find(k attemptKey, epoch, coordinator uint64) (a *attempt, wh
 	}
 	switch {
 	case t.dead[k]:
-		return nil, "the attempt's time was over here"
+		return nil, timeOverHere
 	case k.begun <= t.floor:
 		return nil, "the attempt is older than what the instance remembers"
 	case len(t.byKey) >= maxAttempts:

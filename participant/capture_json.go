@@ -8,13 +8,26 @@ import (
 
 // CaptureJSON captures a state that is small enough to be encoded at once, as JSON:
 // what OwnState.Capture returns for it, a copy that further changes of v leave
-// alone. json.NewDecoder reads it back in Restore.
+// alone. RestoreJSON reads it back.
 func CaptureJSON(v any) (io.WriterTo, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("participant: capture: %w", err)
 	}
 	return captured(data), nil
+}
+
+// RestoreJSON reads to r's end, as Restore must, before it changes v: what CaptureJSON
+// captured.
+func RestoreJSON(r io.Reader, v any) error {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("participant: restore: %w", err)
+	}
+	return nil
 }
 
 // captured is written whole each time.

@@ -119,10 +119,12 @@ func (o *ownState) votes(c *Client, p *cohortv1.Prepare) (why string) {
 	if o.activation == nil || o.activation.Epoch != p.ActivationEpoch {
 		return notActive(p.ActivationEpoch)
 	}
-	a, why := o.attempts.find(k, p.ActivationEpoch, p.CoordinatorEpoch)
+	a := o.attempts.byKey[k]
 	switch {
+	case a == nil && o.attempts.dead[k]:
+		return timeOverHere
 	case a == nil:
-		return why
+		return "the attempt is over here" // its abort was heard while the voter thought
 	case a.state == attemptVoted:
 		return ""
 	case a.epoch != p.ActivationEpoch:

@@ -29,19 +29,25 @@ func (at *attachment) prepare(p *cohortv1.Prepare, slot func(context.Context) er
 	}
 	ctx, cancel := within(term, p.TimeoutMs)
 	defer cancel()
+	k, own := keyOf(p.Attempt), at.app.own
 	if slot(ctx) != nil {
 		vote.Yes, vote.Reason, vote.Conflict = false, "no voter became free in time", true
+	} else if own == nil && !at.app.voting(k) {
+		vote.Yes, vote.Reason, vote.Conflict = false, fmt.Sprintf("more than %d votes wait for their outcome", maxPendingVotes), true
 	} else if err := at.ask(ctx, p); err != nil {
 		vote.Yes, vote.Reason, vote.Conflict = false, sendable(err.Error()), errors.Is(err, ErrConflict)
-	} else if own := at.app.own; own != nil {
-		vote.Reason = own.votes(at.client, p)
-		vote.Yes = vote.Reason == ""
-		vote.Conflict = !vote.Yes
-	} else if !at.remember(p.Attempt) {
-		vote.Yes, vote.Reason, vote.Conflict = false, fmt.Sprintf("more than %d votes wait for their outcome", maxPendingVotes), true
+		if own == nil {
+			at.app.saidNo(k)
+		}
+	} else if own == nil {
+		at.app.saidYes(at.client, k)
+	} else if vote.Reason = own.votes(at.client, p); vote.Reason != "" {
+		// The voter's yes comes too late: it is told so, since nobody else will.
+		vote.Yes, vote.Conflict = false, true
+		own.tell([]Notice{{ID: k.id, Begun: k.begun, Nonce: k.nonce}})
 	}
-	if !vote.Yes && at.app.own != nil {
-		at.app.own.refuses(keyOf(p.Attempt))
+	if !vote.Yes && own != nil {
+		own.refuses(k)
 	}
 	at.vote(vote)
 }
@@ -63,9 +69,16 @@ func (at *attachment) ask(ctx context.Context, p *cohortv1.Prepare) (err error) 
 	return at.app.vote(ctx, &Prepare{ID: p.Attempt.GetId(), Begun: p.Attempt.GetBegun(), Nonce: p.Attempt.GetNonce()})
 }
 
-// remember arms the question for an outcome that nobody tells.
-func (at *attachment) remember(attempt *cohortv1.Attempt) bool {
-	a, k := at.app, keyOf(attempt)
+// pendingVote is an attempt that is voted on, or was voted for.
+type pendingVote struct {
+	// timer asks for the outcome; nil while the voter thinks.
+	timer *time.Timer
+	// early is an outcome that came while it did.
+	early *Notice
+}
+
+// voting makes room for a vote, so that a notice that comes before it finds it.
+func (a *App) voting(k attemptKey) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.pending[k] != nil {
@@ -74,8 +87,32 @@ func (at *attachment) remember(attempt *cohortv1.Attempt) bool {
 	if len(a.pending) >= maxPendingVotes {
 		return false
 	}
-	a.pending[k] = time.AfterFunc(askAfter, func() { a.settle(at.client, k) })
+	a.pending[k] = &pendingVote{}
 	return true
+}
+
+func (a *App) saidNo(k attemptKey) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if v := a.pending[k]; v != nil && v.timer == nil {
+		delete(a.pending, k)
+	}
+}
+
+// saidYes arms the question for an outcome that nobody tells.
+func (a *App) saidYes(c *Client, k attemptKey) {
+	a.mu.Lock()
+	v := a.pending[k]
+	if v == nil || v.timer != nil { // another Prepare of the attempt came first
+		a.mu.Unlock()
+		return
+	}
+	v.timer = time.AfterFunc(askAfter, func() { a.settle(c, k) })
+	early := v.early
+	a.mu.Unlock()
+	if early != nil {
+		a.notice(k, *early)
+	}
 }
 
 // settle asks for an outcome. Only an attempt that no coordinator has open is
@@ -90,8 +127,8 @@ func (a *App) settle(c *Client, k attemptKey) {
 	switch {
 	case err != nil || out.State == Pending:
 		a.mu.Lock()
-		if t := a.pending[k]; t != nil {
-			t.Reset(askAfter)
+		if v := a.pending[k]; v != nil {
+			v.timer.Reset(askAfter)
 		}
 		a.mu.Unlock()
 	default:
@@ -102,13 +139,19 @@ func (a *App) settle(c *Client, k attemptKey) {
 // notice ends the waiting for an outcome and tells the application, once.
 func (a *App) notice(k attemptKey, n Notice) {
 	a.mu.Lock()
-	t := a.pending[k]
-	delete(a.pending, k)
-	a.mu.Unlock()
-	if t == nil {
+	v := a.pending[k]
+	switch {
+	case v == nil:
+		a.mu.Unlock()
+		return
+	case v.timer == nil:
+		v.early = &n // told once the voter has answered
+		a.mu.Unlock()
 		return
 	}
-	t.Stop()
+	delete(a.pending, k)
+	a.mu.Unlock()
+	v.timer.Stop()
 	if a.outcome != nil {
 		a.outcome(n)
 	}

@@ -117,7 +117,7 @@ func (w *Warehouse) Capture(context.Context) (io.WriterTo, error) {
 // Restore takes captured stock.
 func (w *Warehouse) Restore(_ context.Context, _ participant.Point, r io.Reader) error {
 	captured := stock{Pieces: make(map[string]int64), Held: make(map[string][]Item)}
-	if err := json.NewDecoder(r).Decode(&captured); err != nil {
+	if err := participant.RestoreJSON(r, &captured); err != nil {
 		return err
 	}
 	w.mu.Lock()

@@ -70,7 +70,7 @@ func interrupt(t *testing.T, random *rand.Rand) {
 	for n := range interruptedGroups {
 		groups = append(groups, &interrupted{name: fmt.Sprintf("g%d", n), bench: b, acknowledged: map[uint64]map[string]uint64{}})
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for _, g := range groups {
 		g.prepare(ctx, t, o, random)

@@ -108,7 +108,7 @@ func (s *Stock) Restore(_ context.Context, _ participant.Point, r io.Reader) err
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.pieces)
-	return json.NewDecoder(r).Decode(&s.pieces)
+	return participant.RestoreJSON(r, &s.pieces)
 }
 
 // Apply makes movements that this process has not made.
