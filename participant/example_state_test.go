@@ -257,11 +257,19 @@ type preparing struct {
 	mu        sync.Mutex
 	point     participant.Point
 	rows      map[string]int
-	prepared  map[string][]Taken // by transaction, begun
+	prepared  map[string][]Taken // by nameOf
 	committed map[string]bool    // ids whose rows are in, kept with them
 }
 
-func nameOf(id string, begun uint64) string { return fmt.Sprintf("%s/%d", id, begun) }
+// nameOf an attempt. Two attempts of a transaction may have begun at one index: only
+// the nonce tells them apart.
+func nameOf(id string, begun, nonce uint64) string { return fmt.Sprintf("%s/%d/%d", id, begun, nonce) }
+
+// row is a change that says which attempt made it, since an Entry does not.
+type row struct {
+	Taken
+	Nonce uint64
+}
 
 func (p *preparing) put(rows []Taken) {
 	for _, t := range rows {
@@ -270,10 +278,10 @@ func (p *preparing) put(rows []Taken) {
 }
 
 // prepare is the yes: from here on the rows can be committed whatever happens.
-func (p *preparing) prepare(id string, begun uint64, rows []Taken) {
+func (p *preparing) prepare(name string, rows []Taken) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.prepared[nameOf(id, begun)] = rows
+	p.prepared[name] = rows
 }
 
 // rollback is for an attempt that did not commit.
@@ -281,7 +289,7 @@ func (p *preparing) rollback(n participant.Notice) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !n.Committed {
-		delete(p.prepared, nameOf(n.ID, n.Begun))
+		delete(p.prepared, nameOf(n.ID, n.Begun, n.Nonce))
 	}
 }
 
@@ -292,20 +300,23 @@ func (p *preparing) Point(context.Context) (participant.Point, error) { return p
 func (p *preparing) Apply(_ context.Context, e participant.Entry) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	name := nameOf(e.ID, e.Begun)
+	var nonce uint64
+	var logged []Taken
+	for _, c := range e.Changes {
+		var r row
+		if err := json.Unmarshal(c.Value, &r); err != nil {
+			return err
+		}
+		nonce, logged = r.Nonce, append(logged, r.Taken)
+	}
+	name := nameOf(e.ID, e.Begun, nonce)
 	rows, ok := p.prepared[name]
 	switch {
 	case p.committed[e.ID]:
 	case ok:
 		p.put(rows)
 	default:
-		for _, c := range e.Changes {
-			var t Taken
-			if err := json.Unmarshal(c.Value, &t); err != nil {
-				return err
-			}
-			p.put([]Taken{t})
-		}
+		p.put(logged)
 	}
 	delete(p.prepared, name)
 	p.committed[e.ID] = true
@@ -350,18 +361,29 @@ func ExampleApp_OnPrepare() {
 		if err := tx.Lock(in.SKU); err != nil {
 			return nil, err
 		}
+		if err := tx.Log(row{in, tx.Nonce()}); err != nil {
+			return nil, err
+		}
+		name := nameOf(tx.ID(), tx.Begun(), tx.Nonce())
 		mu.Lock()
 		defer mu.Unlock()
-		name := nameOf(tx.ID(), tx.Begun())
+		if staged[name] == nil {
+			tx.WhenOver(func() { // it may never come to a vote
+				mu.Lock()
+				defer mu.Unlock()
+				delete(staged, name)
+			})
+		}
 		staged[name] = append(staged[name], in)
-		return nil, tx.Log(in)
+		return nil, nil
 	}))
 	app.OnPrepare(func(_ context.Context, p *participant.Prepare) error {
+		name := nameOf(p.ID, p.Begun, p.Nonce)
 		mu.Lock()
-		rows := staged[nameOf(p.ID, p.Begun)]
-		delete(staged, nameOf(p.ID, p.Begun))
+		rows := staged[name]
+		delete(staged, name)
 		mu.Unlock()
-		store.prepare(p.ID, p.Begun, rows)
+		store.prepare(name, rows)
 		return nil
 	})
 	settled := make(chan participant.Notice, 10)
