@@ -1,6 +1,7 @@
 // Command after keeps the stock of a shop: in memory, and in a file to which each
-// movement is appended. This is the program as it was; ../after is the same one as
-// a participant of a consistency group.
+// movement is appended. It is ../before as a participant of a consistency group: the
+// group's checkpoints and log are what counts, and the file is only what this process
+// has tried, also of transactions that did not commit.
 //
 //	curl -d 10 localhost:8080/mug      ten mugs come in
 //	curl -d -2 localhost:8080/mug      two go out
@@ -82,13 +83,13 @@ func App(s *Stock) *participant.App {
 		if err := tx.Lock(m.SKU); err != nil {
 			return 0, err
 		}
-		if left := s.Pieces(m.SKU) + m.Pieces; left < 0 {
-			return 0, fmt.Errorf("%d of %s are missing", -left, m.SKU)
+		left, err := s.Move(m)
+		if err == nil {
+			if err = tx.Log(m, participant.AlreadyApplied()); err != nil {
+				s.Move(Movement{m.SKU, -m.Pieces}) // nobody else takes back what is not logged
+			}
 		}
-		if err := tx.Log(m, participant.AlreadyApplied()); err != nil {
-			return 0, err
-		}
-		return s.Move(m)
+		return left, err
 	}))
 	return app
 }

@@ -109,3 +109,23 @@ func TestInventoryAfter(t *testing.T) {
 		}
 	}
 }
+
+// Would break: a movement that could not be made, and is taken back all the same.
+func TestMovementThatFailsChangesNothing(t *testing.T) {
+	c := participanttest.Start(t, group)
+	p := begin(t, c, "mug 8\n")
+	if status, answer := p.post(t, "mug", -1); status != http.StatusOK || answer != "7" {
+		t.Fatalf("one goes out: %d %s", status, answer)
+	}
+	if err := p.stock.journal.Close(); err != nil { // a full disk, say
+		t.Fatal(err)
+	}
+	for range 2 {
+		if status, _ := p.post(t, "mug", -2); status != http.StatusConflict {
+			t.Fatalf("a movement that cannot be written down: %d", status)
+		}
+	}
+	if n := p.stock.Pieces("mug"); n != 7 {
+		t.Fatalf("%d mugs, want the 7 that there were", n)
+	}
+}
