@@ -28,7 +28,7 @@ func (f logDBFactory) Create(c config.NodeHostConfig, cb config.LogDBCallback, d
 	return newLogDB(db, f.refuseSnapshots), nil
 }
 
-// logDB stands between dragonboat and tan, its Raft log store, for three
+// logDB stands between dragonboat and tan, its Raft log store, for four
 // things:
 //
 //   - Refill. An update whose State is empty says that term, vote and commit are
@@ -44,6 +44,7 @@ func (f logDBFactory) Create(c config.NodeHostConfig, cb config.LogDBCallback, d
 //     goroutine at a time here.
 //   - No snapshot of a halted replica, which could claim a state that is not on
 //     disk: dragonboat would drop the log that the replica needs.
+//   - Small reads: see maxReadBytes.
 type logDB struct {
 	raftio.ILogDB
 	refuseSnapshots func(raftio.NodeInfo) bool
@@ -161,11 +162,28 @@ func (s *logDB) SaveSnapshots(updates []pb.Update) error {
 	return s.ILogDB.SaveSnapshots(updates)
 }
 
+// maxReadBytes bounds what is read of a log at once. A leader reads what a replica
+// lacks at each of its heartbeats, on the goroutine that also counts elections:
+// dragonboat's own bound of 64 MiB takes longer than the next heartbeat needs to come,
+// and a leader that is behind with them is deposed, and so is the next one.
+const maxReadBytes = 1 << 20
+
+// IterateEntries reads up to maxReadBytes, and then at least one entry beyond. The
+// reader takes fewer entries than it asked for only when it hears that its own bound
+// was passed.
 func (s *logDB) IterateEntries(entries []pb.Entry, size, shard, replica, low, high, maxSize uint64) ([]pb.Entry, uint64, error) {
 	l := s.replica(shard, replica)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return s.ILogDB.IterateEntries(entries, size, shard, replica, low, high, maxSize)
+	bound, before := maxSize, len(entries)
+	if bound > size+maxReadBytes {
+		bound = size + maxReadBytes
+	}
+	out, total, err := s.ILogDB.IterateEntries(entries, size, shard, replica, low, high, bound)
+	if err == nil && total > bound && total <= maxSize && uint64(len(out)-before) < high-low {
+		total = maxSize + 1
+	}
+	return out, total, err
 }
 
 func (s *logDB) RemoveEntriesTo(shard, replica, index uint64) error {

@@ -169,3 +169,40 @@ func TestLogDBWorksOneAtATime(t *testing.T) {
 		t.Errorf("%d times two at once", n)
 	}
 }
+
+// Without it a leader would read all that a replica lacks at each of its
+// heartbeats, and hear nothing meanwhile: it and the next leader would be deposed,
+// again and again. With too few entries and no word of a bound the reader takes the
+// log for damaged.
+func TestLogDBReadsInPieces(t *testing.T) {
+	db := openLogDB(t, t.TempDir(), vfs.Default)
+	defer db.Close()
+	const entries, each, asked = 200, 64 << 10, 64 << 20
+	for i := uint64(1); i <= entries; i++ {
+		updates := []raftpb.Update{{ShardID: 1, ReplicaID: 1, State: raftpb.State{Term: 1}, EntriesToSave: []raftpb.Entry{{Index: i, Term: 1, Cmd: make([]byte, each)}}}}
+		if err := db.SaveRaftState(updates, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next, reads := uint64(1), 0
+	for ; next <= entries; reads++ {
+		got, size, err := db.IterateEntries(nil, 0, 1, 1, next, entries+1, asked)
+		if err != nil || len(got) == 0 || got[0].Index != next {
+			t.Fatalf("from %d: %d entries, %v", next, len(got), err)
+		}
+		if n := len(got) * each; n > maxReadBytes+each {
+			t.Fatalf("%d bytes at once", n)
+		}
+		next = got[len(got)-1].Index + 1
+		if whole := next == entries+1; !whole && size <= asked {
+			t.Fatalf("it broke off before %d and says that it read %d of %d bytes", next, size, asked)
+		}
+	}
+	if want := entries * each / maxReadBytes; reads < want {
+		t.Errorf("%d reads, want at least %d", reads, want)
+	}
+	got, size, err := db.IterateEntries(nil, 0, 1, 1, 1, 3, asked)
+	if err != nil || len(got) != 2 || size > asked {
+		t.Errorf("what fits: %d entries of %d bytes, %v", len(got), size, err)
+	}
+}
