@@ -25,7 +25,7 @@ const (
 	// keptPatience bounds the wait for what must come after the faults.
 	keptPatience = 2 * time.Minute
 	// faultsMore is how much longer faults go on at most until enough has happened.
-	faultsMore = time.Minute
+	faultsMore = 4 * time.Minute
 
 	keptArchived = `group: archived
 participants: [{name: left}, {name: right}, {name: ballast}]
