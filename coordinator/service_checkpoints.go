@@ -279,55 +279,15 @@ func (v *verification) finish() error {
 // verifyAt gives what a node says of its copies; a node that says nothing has
 // none that is known to be whole.
 func (s *Service) verifyAt(ctx context.Context, node string, req *pb.VerifyCheckpointRequest, v *verification) []*pb.VerifiedCopy {
-	var result *pb.VerifyResult
-	take := func(p *pb.VerifyProgress) {
-		if p.GetResult() != nil {
-			result = p.GetResult()
-			return
-		}
-		v.progress(node, p)
-	}
-	err := s.onNode(ctx, node, func() error {
-		return s.verifyHere(ctx, req, take)
-	}, func(ctx context.Context, conn *grpc.ClientConn) error {
-		from, err := pb.NewPeersClient(conn).VerifyCopies(ctx, req)
-		if err != nil {
-			return err
-		}
-		for {
-			p, err := from.Recv()
-			if isEOF(err) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			take(p)
-		}
-	})
-	if err == nil && result == nil {
-		err = errors.New("the node ended without a result")
-	}
+	result, err := resultOf(ctx, s, node, (*pb.VerifyProgress).GetResult, func(p *pb.VerifyProgress) { v.progress(node, p) },
+		func(tell func(*pb.VerifyProgress)) error { return s.verifyHere(ctx, req, tell) },
+		func(ctx context.Context, peer pb.PeersClient) (grpc.ServerStreamingClient[pb.VerifyProgress], error) {
+			return peer.VerifyCopies(ctx, req)
+		})
 	if err != nil {
 		return []*pb.VerifiedCopy{{Node: node, Id: req.GetId(), Reason: "the node could not be asked: " + plain(err)}}
 	}
 	return result.Copies
-}
-
-// onNode does something on a node, this one or another.
-func (s *Service) onNode(ctx context.Context, node string, here func() error, there func(context.Context, *grpc.ClientConn) error) error {
-	p, err := s.locateNode(node)
-	if err != nil {
-		return err
-	}
-	if p.here {
-		return here()
-	}
-	conn, err := s.connect(p.addr)
-	if err != nil {
-		return err
-	}
-	return there(forwardedContext(ctx), conn)
 }
 
 // verifyHere reads this node's copies.

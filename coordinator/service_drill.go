@@ -21,7 +21,7 @@ func (s *checkpointsService) Drill(req *pb.DrillRequest, stream grpc.ServerStrea
 		return r.run(func() (*pb.RestoreResult, error) { return r.drill(ctx, req.GetGroup()) })
 	}, func(ctx context.Context, conn *grpc.ClientConn) error {
 		from, err := pb.NewCheckpointsClient(conn).Drill(ctx, req)
-		return passOn(from, err, stream)
+		return passOn(from, err, stream.Send)
 	})
 }
 

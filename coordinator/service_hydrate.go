@@ -101,36 +101,11 @@ func agree(group string, members []string, results map[string]*pb.HydrateResult,
 }
 
 func (r *restoring) hydrateAt(ctx context.Context, node string, req *pb.HydrateRequest) (*pb.HydrateResult, error) {
-	var result *pb.HydrateResult
-	take := func(p *pb.HydrateProgress) {
-		if p.GetResult() != nil {
-			result = p.GetResult()
-			return
-		}
-		r.progress(node, p)
-	}
-	err := r.onNode(ctx, node, func() error {
-		return r.hydrateHere(ctx, req, take)
-	}, func(ctx context.Context, conn *grpc.ClientConn) error {
-		from, err := pb.NewPeersClient(conn).Hydrate(ctx, req)
-		if err != nil {
-			return err
-		}
-		for {
-			p, err := from.Recv()
-			if isEOF(err) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			take(p)
-		}
-	})
-	if err == nil && result == nil {
-		err = errors.New("the node ended without a result")
-	}
-	return result, err
+	return resultOf(ctx, r.Service, node, (*pb.HydrateProgress).GetResult, func(p *pb.HydrateProgress) { r.progress(node, p) },
+		func(tell func(*pb.HydrateProgress)) error { return r.hydrateHere(ctx, req, tell) },
+		func(ctx context.Context, peer pb.PeersClient) (grpc.ServerStreamingClient[pb.HydrateProgress], error) {
+			return peer.Hydrate(ctx, req)
+		})
 }
 
 // hydrateHere is this node's part.

@@ -83,7 +83,7 @@ func (s *checkpointsService) Restore(req *pb.RestoreRequest, stream grpc.ServerS
 		return r.run(func() (*pb.RestoreResult, error) { return r.restore(ctx, req) })
 	}, func(ctx context.Context, conn *grpc.ClientConn) error {
 		from, err := pb.NewCheckpointsClient(conn).Restore(ctx, req)
-		return passOn(from, err, stream)
+		return passOn(from, err, stream.Send)
 	})
 }
 
@@ -144,24 +144,6 @@ func (s *Service) awaitPlace(ctx context.Context, group string) (place, error) {
 			return place{}, unreachable(target{group: group, coordinator: true}, s.wait, nil)
 		}
 		pause = min(2*pause, retryPauseMax)
-	}
-}
-
-func passOn[T any](from grpc.ServerStreamingClient[T], err error, to grpc.ServerStreamingServer[T]) error {
-	if err != nil {
-		return err
-	}
-	for {
-		m, err := from.Recv()
-		if isEOF(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := to.Send(m); err != nil {
-			return err
-		}
 	}
 }
 

@@ -272,21 +272,7 @@ func readStateThere(ctx context.Context, conn *grpc.ClientConn, req *pb.ReadStat
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	from, err := pb.NewParticipantsClient(conn).ReadState(ctx, req)
-	if err != nil {
-		return err
-	}
-	for {
-		m, err := from.Recv()
-		if isEOF(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := send(m); err != nil {
-			return err
-		}
-	}
+	return passOn(from, err, send)
 }
 
 // FetchCapture sends this node's file of a captured state.

@@ -19,8 +19,8 @@ const (
 	maxHandlers = 256
 	// maxStepResults bounds the answers kept for steps that are sent again.
 	maxStepResults = 1024
-	// maxPendingVotes bounds attempts that were voted for and have no outcome yet;
-	// beyond it the vote is no.
+	// maxPendingVotes bounds attempts that are voted on, or were voted for and have no
+	// outcome yet; beyond it the vote is a no of the moment.
 	maxPendingVotes = 4096
 	// maxStepResultBytes bounds them together.
 	maxStepResultBytes = 64 << 20
