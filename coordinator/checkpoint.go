@@ -242,8 +242,22 @@ func (c *Coordinator) due(def *groups.Definition, now time.Time) (wish command.C
 	if err != nil {
 		return wish, nil, false, err
 	}
-	wish, serves, due, _ = protocol.Due(s, meta.Position, schedulePolicy(def), now.UnixNano())
+	all, err := machine.ReadCheckpoints(snap.Reader())
+	if err != nil {
+		return wish, nil, false, err
+	}
+	wish, serves, due, _ = protocol.Due(s, meta.Position, schedulePolicy(def), writingSince(all, meta.Incarnation), now.UnixNano())
 	return wish, serves, due, nil
+}
+
+// writingSince is when the newest checkpoint was cut, if that is still being written.
+func writingSince(all []machine.Checkpoint, incarnation uint64) int64 {
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].Incarnation == incarnation && all[i].State == machine.CheckpointWriting {
+			return all[i].TimeUnixNano
+		}
+	}
+	return 0
 }
 
 func schedulePolicy(def *groups.Definition) protocol.Policy {

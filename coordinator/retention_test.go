@@ -101,7 +101,7 @@ func TestAYearOfCheckpointsGrowsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wish, serves, due, _ := protocol.Due(s, y.m.Meta().Position, policy, y.now.UnixNano())
+		wish, serves, due, _ := protocol.Due(s, y.m.Meta().Position, policy, 0, y.now.UnixNano())
 		if due {
 			taken++
 			number := y.done(&command.Checkpoint{CheckpointRequest: wish, Serves: serves, Members: members, MinCopies: 2}).Number

@@ -13,6 +13,9 @@ const (
 	// clockSlack is how far behind the log's last times the clock may be before
 	// those are taken for wrong.
 	clockSlack = int64(time.Minute)
+	// writingPatience is how long the schedule waits for a checkpoint that is being
+	// written. One that is never finished, since nodes are gone, must not end it.
+	writingPatience = int64(10 * time.Minute)
 )
 
 // Policy says when checkpoints are due. What is zero never makes one due.
@@ -30,6 +33,10 @@ type Policy struct {
 // oldest first. Otherwise next is when to look again, 0 for when something
 // changes.
 //
+// writing is since when a checkpoint is being written, 0 when none is: the schedule
+// waits for it, since one that is cut faster than it is written would bring more and
+// more of them, each later than the one before. Requests do not wait.
+//
 // A time that passed while nobody looked is caught up once, for what counts is
 // whether one passed since the last cut, not how many. The token follows from the
 // schedule alone, so that two coordinators that find the same due record it once.
@@ -39,12 +46,15 @@ type Policy struct {
 // ago: that makes one checkpoint, which puts the schedule's times right. For that
 // they are the proposers' clocks as they were, not the log's time, which never
 // goes back.
-func Due(s machine.Schedule, position uint64, p Policy, nowUnixNano int64) (wish command.CheckpointRequest, serves []string, due bool, next int64) {
+func Due(s machine.Schedule, position uint64, p Policy, writing, nowUnixNano int64) (wish command.CheckpointRequest, serves []string, due bool, next int64) {
 	now := nowUnixNano
 	attempt := clamp(s.AttemptUnixNano, now)
 	trigger, at := dueByRequest(s, now)
 	if trigger == 0 {
 		trigger, at = dueBySchedule(s, position, p, now)
+		if since := clamp(writing, now); trigger != 0 && since != 0 {
+			at = max(at, since+writingPatience)
+		}
 	}
 	if trigger == 0 {
 		return wish, nil, false, at

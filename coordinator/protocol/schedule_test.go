@@ -35,7 +35,7 @@ func follow(t *testing.T, s *machine.Schedule, p Policy, from, to int64) []int64
 	var taken []int64
 	tokens := map[string]bool{}
 	for now := from; now <= to; {
-		wish, _, due, next := Due(*s, 0, p, now)
+		wish, _, due, next := Due(*s, 0, p, 0, now)
 		if !due {
 			if next == 0 {
 				break
@@ -161,7 +161,7 @@ func TestDue(t *testing.T) {
 		s, p := base, policy
 		c.edit(&s, &p)
 		got := ""
-		if wish, serves, due, next := Due(s, 150, p, now); due {
+		if wish, serves, due, next := Due(s, 150, p, 0, now); due {
 			got = fmt.Sprintf("%s %s late %s", wish.Trigger, wish.Token, time.Duration(now-wish.TimeUnixNano))
 			if len(serves) > 0 {
 				got += fmt.Sprintf(" serves %v", serves)
@@ -196,16 +196,39 @@ func TestAbandonedComesBack(t *testing.T) {
 	now := instant("2027-06-01 00:00:00")
 	s := machine.Schedule{NextNumber: 1, SinceUnixNano: now - day}
 	p := Policy{Interval: time.Hour, MinGap: 5 * time.Second}
-	first, _, due, _ := Due(s, 0, p, now)
+	first, _, due, _ := Due(s, 0, p, 0, now)
 	if !due {
 		t.Fatal("not due")
 	}
 	s.NextNumber, s.AttemptUnixNano = 2, now // abandoned
-	if _, _, due, next := Due(s, 0, p, now+1); due || next != now+int64(p.MinGap) {
+	if _, _, due, next := Due(s, 0, p, 0, now+1); due || next != now+int64(p.MinGap) {
 		t.Fatalf("due %v, next in %s", due, time.Duration(next-now))
 	}
-	again, _, due, _ := Due(s, 0, p, now+int64(p.MinGap))
+	again, _, due, _ := Due(s, 0, p, 0, now+int64(p.MinGap))
 	if !due || again.Token == first.Token {
 		t.Fatalf("due %v; tokens %s, %s", due, first.Token, again.Token)
+	}
+}
+
+// Checkpoints that are due faster than they are written would pile up, and what an
+// operator asks for would wait for all of them.
+func TestScheduleWaitsForWhatIsBeingWritten(t *testing.T) {
+	now := instant("2027-01-01 12:00:00")
+	p := Policy{Interval: time.Second, LogEntries: 60}
+	s := machine.Schedule{NextNumber: 2, SinceUnixNano: now - day, AttemptUnixNano: now - int64(time.Minute)}
+	s.Cut.Number, s.Cut.UnixNano = 1, now-int64(time.Minute)
+	writing := now - int64(time.Minute)
+	if _, _, due, _ := Due(s, 1000, p, 0, now); !due {
+		t.Fatal("nothing is being written, and none is due")
+	}
+	if _, _, due, next := Due(s, 1000, p, writing, now); due || next != writing+writingPatience {
+		t.Fatalf("one is being written: due %t, to look again at %d", due, next)
+	}
+	if _, _, due, _ := Due(s, 1000, p, writing, writing+writingPatience); !due {
+		t.Fatal("what is never finished has ended the schedule")
+	}
+	s.Pending = []command.CheckpointRequest{{Token: "mine", Trigger: command.TriggerOperator, TimeUnixNano: now}}
+	if wish, _, due, _ := Due(s, 1000, p, writing, now); !due || wish.Token != "mine" {
+		t.Fatalf("a request waits: due %t, %v", due, wish)
 	}
 }

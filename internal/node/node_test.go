@@ -270,13 +270,23 @@ func TestCloseHandsOver(t *testing.T) {
 	applyGroup(patient(t), t, client, "group: checkout\nparticipants: [{name: orders}]\n")
 	first := put(t, client, "o-1")
 
+	// Each node has its replica: the successor may be any of the others.
 	var leader *Node
-	for leader == nil {
+	for hosting := 0; leader == nil || hosting < len(nodes); {
+		if hosting, leader = 0, nil; t.Context().Err() != nil {
+			t.Fatal("the group has no leader")
+		}
 		for _, n := range nodes {
-			if hosted := n.manager.group("checkout"); hosted != nil && hosted.replica != nil && hosted.replica.Leadership().Self {
+			hosted := n.manager.group("checkout")
+			if hosted == nil || hosted.replica == nil {
+				continue
+			}
+			hosting++
+			if hosted.replica.Leadership().Self {
 				leader = n
 			}
 		}
+		time.Sleep(time.Millisecond) // between looks at a condition
 	}
 	begun := time.Now()
 	if err := leader.Close(patient(t)); err != nil {
