@@ -46,7 +46,7 @@ type kept struct {
 	client    *participant.Client
 	operators operators
 
-	moved, taken, refused, audited atomic.Int64
+	moved, taken, refused, audited, kills atomic.Int64
 }
 
 // Would break: a checkpoint that a kill has torn and that counts all the same,
@@ -69,7 +69,7 @@ func TestFaultCheckpointsWhileNodesAreKilled(t *testing.T) {
 		clients.Go(func() { k.request(faults, group) })
 		clients.Go(func() { k.audit(faults, group) })
 	}
-	kills := k.kill(faults)
+	k.kill(faults)
 	after, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	want(t, nil, k.cluster.WaitReady(after))
@@ -79,8 +79,8 @@ func TestFaultCheckpointsWhileNodesAreKilled(t *testing.T) {
 	stop()
 	clients.Wait()
 	t.Logf("%d kills, %d transfers, %d checkpoints, %d requests without an answer, %d audits",
-		kills, k.moved.Load(), k.taken.Load(), k.refused.Load(), k.audited.Load())
-	if kills == 0 || !k.enough() {
+		k.kills.Load(), k.moved.Load(), k.taken.Load(), k.refused.Load(), k.audited.Load())
+	if !k.enough() {
 		t.Error("too little happened for the test to show anything")
 	}
 	for _, group := range []string{"archived", "deleted"} {
@@ -91,7 +91,7 @@ func TestFaultCheckpointsWhileNodesAreKilled(t *testing.T) {
 
 // enough happened for the test to show something.
 func (k *kept) enough() bool {
-	return k.moved.Load() >= 100 && k.taken.Load() >= 4 && k.audited.Load() > 0
+	return k.kills.Load() >= allVictims && k.moved.Load() >= 100 && k.taken.Load() >= 4 && k.audited.Load() > 0
 }
 
 // untilEnough ends the faults as soon as they have met enough: on a busy machine
@@ -270,7 +270,7 @@ func verify(ctx context.Context, c pb.CheckpointsClient, group string, id uint64
 
 // kill kills the leader, a follower or all nodes at random moments, and starts
 // them again. In the end all run.
-func (k *kept) kill(ctx context.Context) (kills int) {
+func (k *kept) kill(ctx context.Context) {
 	wait := func(d time.Duration) {
 		select {
 		case <-ctx.Done():
@@ -279,31 +279,33 @@ func (k *kept) kill(ctx context.Context) (kills int) {
 	}
 	taken := k.taken.Load()
 	for wait(time.Second); ctx.Err() == nil; wait(time.Duration(1500+rand.IntN(2500)) * time.Millisecond) {
-		if kills%3 == 2 {
+		if k.kills.Load()%allVictims == 2 {
 			// On a busy machine a checkpoint may take longer than a node lives.
 			for k.taken.Load() == taken && ctx.Err() == nil {
 				wait(50 * time.Millisecond)
 			}
 			taken = k.taken.Load()
 		}
-		victims := k.victims(ctx, kills)
+		victims := k.victims(ctx, int(k.kills.Load()))
 		for _, name := range victims {
 			if err := k.cluster.Kill(name); err != nil {
 				k.t.Error(err)
-				return kills
+				return
 			}
 		}
-		kills++
+		k.kills.Add(1)
 		wait(time.Duration(rand.IntN(1500)) * time.Millisecond)
 		for _, name := range victims {
 			if err := k.cluster.Start(name); err != nil {
 				k.t.Error(err)
-				return kills
+				return
 			}
 		}
 	}
-	return kills
 }
+
+// allVictims is how many kills it takes for each kind of them to have been one.
+const allVictims = 3
 
 // victims are in turn a leader, all, and some node.
 func (k *kept) victims(ctx context.Context, turn int) []string {
@@ -311,7 +313,7 @@ func (k *kept) victims(ctx context.Context, turn int) []string {
 	for _, m := range k.cluster.Members() {
 		all = append(all, m.Name)
 	}
-	switch turn % 3 {
+	switch turn % allVictims {
 	case 0:
 		answer, err := k.client.Cluster().ListGroups(ctx, &pb.ListGroupsRequest{Name: "archived"})
 		if err == nil && len(answer.Groups) == 1 && answer.Groups[0].Coordinator != "" {
